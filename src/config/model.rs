@@ -1,0 +1,332 @@
+//! What the gateway runs on. Built only by [`super::check`] (and by tests): every value here is already valid.
+//!
+//! Durations are [`Duration`], sizes are bytes. "Off" is `None`. Names follow `config.toml`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// The whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub runtime: Runtime,
+    pub limits: Limits,
+    pub listeners: Vec<Listener>,
+    /// In the order of the file; which one serves a request is decided by [`crate::policy::route`].
+    pub routes: Vec<Arc<Route>>,
+    pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub backends: Vec<Backend>,
+    pub log: Log,
+    pub drain: Drain,
+}
+
+/// `[runtime]`
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    /// Worker threads; `None` is `"auto"`: one for each processor that this process may use.
+    pub workers: Option<NonZeroUsize>,
+}
+
+/// `[limits]`: of the whole gateway.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// WebSocket sessions open at once.
+    pub sessions: usize,
+    /// TCP connections open at once, those that have not finished their handshake included.
+    pub connections: usize,
+    /// Sessions open at once from one client (address; IPv6 by /64). `None` is `"off"`.
+    pub sessions_per_client: Option<usize>,
+    /// Opening handshakes of one client. `None` is `"off"`.
+    pub handshakes_per_client: Option<Rate>,
+}
+
+/// So many events in a period: `"10/s"`, `"600/m"`. Its burst is `count`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    pub count: NonZeroU32,
+    pub per: Duration,
+}
+
+/// Where a value stands in its file: for errors that are found after parsing (a certificate that does not match its key).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Counted from 1; 0 where there is no file.
+    pub line: usize,
+    /// In characters, counted from 1.
+    pub column: usize,
+}
+
+/// `[[listener]]`
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub address: SocketAddr,
+    pub address_at: Position,
+    pub tls: Option<ListenerTls>,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` count.
+    pub trusted_proxies: Vec<IpNet>,
+    /// From the first byte of the ClientHello to Finished.
+    pub tls_timeout: Duration,
+    /// From the accepted connection (or the last answer) to the end of the request head.
+    pub head_timeout: Duration,
+    /// Bytes of a request head.
+    pub head_bytes_max: usize,
+    /// Header fields of a request.
+    pub headers_max: usize,
+}
+
+/// `tls` of a listener.
+#[derive(Debug, Clone)]
+pub struct ListenerTls {
+    /// At least one. The first serves clients whose SNI matches none.
+    pub certificates: Vec<CertificateFiles>,
+    /// Make a self-signed certificate at the first pair of paths when neither file is there.
+    pub development: bool,
+    pub client_auth: ClientAuth,
+    pub versions: TlsVersions,
+}
+
+#[derive(Debug, Clone)]
+pub struct CertificateFiles {
+    pub certificate: PathBuf,
+    pub certificate_at: Position,
+    pub key: PathBuf,
+    pub key_at: Position,
+}
+
+/// Whether a client must show a certificate.
+#[derive(Debug, Clone)]
+pub enum ClientAuth {
+    Off,
+    /// Checked when shown.
+    Optional { ca: PathBuf, ca_at: Position },
+    Required { ca: PathBuf, ca_at: Position },
+}
+
+/// The oldest TLS version accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersions {
+    From12,
+    Only13,
+}
+
+/// `[[route]]`
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Unique among routes.
+    pub name: String,
+    pub host: HostPattern,
+    /// In normal form, begins with `/`, no trailing slash unless it is the root. Matches on segment boundaries.
+    pub path: String,
+    /// Whether `%2F` may stand in a path.
+    pub encoded_slashes: bool,
+    pub target: Target,
+    pub origins: Origins,
+    pub subprotocols: Subprotocols,
+    /// The Host to send upstream; `None` passes the client's.
+    pub host_header: Option<String>,
+    pub relay: RelayRules,
+    pub refuse: Refuse,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostPattern {
+    Any,
+    /// Lower case, no port, no trailing dot.
+    Exact(String),
+    /// `*.example.com`, kept as `example.com`: any name below it, not the name itself.
+    Below(String),
+}
+
+#[derive(Debug, Clone)]
+pub enum Target {
+    Upstream(Arc<Upstream>),
+    /// A page that is built in, answered to GET and HEAD of exactly the route's path.
+    Page(Page),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    Chat,
+}
+
+/// `origins`: who may connect, by the request's `Origin` (RFC 6455 section 10.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origins {
+    /// `"any"`: no check at all.
+    pub any: bool,
+    /// `"none"`: a request without `Origin` (not a browser) may connect.
+    pub none: bool,
+    /// `"same-origin"`: scheme, host and port of the Origin are those that the client asked for.
+    pub same_origin: bool,
+    /// `"https://chat.example.com"`, `"https://*.example.com"`.
+    pub list: Vec<OriginPattern>,
+}
+
+/// One normalised origin (RFC 6454): lower case, the scheme's default port filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginPattern {
+    pub scheme: String,
+    /// Without brackets for IPv6.
+    pub host: String,
+    pub port: u16,
+    /// `*.host`: any name below `host`.
+    pub below: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subprotocols {
+    /// What may pass of the client's offer; `None` passes every name.
+    pub list: Option<Vec<String>>,
+    /// Refuse a client that offers none of them.
+    pub require: bool,
+}
+
+/// How a refused upgrade is told to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refuse {
+    /// With an HTTP status.
+    Http,
+    /// 101, then at once a Close with the code and reason: browsers can read it.
+    Close,
+}
+
+/// What the relay enforces and answers on a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayRules {
+    /// Pings of ours to a side that was quiet for `interval`; dead when nothing came for `timeout` after one.
+    pub heartbeat: Option<Heartbeat>,
+    /// Ends a session on which no data message began for so long.
+    pub idle_timeout: Option<Duration>,
+    /// Ends a session of that age.
+    pub max_age: Option<Duration>,
+    /// A frame that was begun must move on by 64 KiB, or end, within it.
+    pub frame_timeout: Duration,
+    /// How long an answer to a Close, and then the peer's end of stream, is awaited.
+    pub close_timeout: Duration,
+    /// Payload bytes of one frame.
+    pub frame_bytes_max: u64,
+    /// Payload bytes of one message, over its fragments, as they pass (compressed ones count as such).
+    pub message_bytes_max: u64,
+    /// Frames of one message. `None` is `"off"`.
+    pub fragments_max: Option<NonZeroU32>,
+    pub ping: PingMode,
+    pub compression: Compression,
+    /// Check that text messages are UTF-8 (not possible for compressed ones).
+    pub strict: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub interval: Duration,
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PingMode {
+    /// Answered where they arrive, not forwarded.
+    Answer,
+    /// Passed on, and so are the pongs.
+    Forward,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// An offer of `permessage-deflate` passes to the upstream, and its answer back.
+    Pass,
+    /// The offer is removed.
+    Off,
+}
+
+/// `[upstream.NAME]`
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    pub name: String,
+    /// At least one; taken in turn.
+    pub servers: Vec<Server>,
+    pub connect_timeout: Duration,
+    /// From the connection to the end of the answer's head.
+    pub handshake_timeout: Duration,
+    pub tls: UpstreamTls,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    pub address: ServerAddress,
+    /// `wss://`
+    pub tls: bool,
+    /// Put before the request's path; empty, or begins with `/` and has no trailing slash.
+    pub base: String,
+    /// As the file wrote it, for logs.
+    pub text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// Host without brackets: a name or an address.
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+/// For `wss://` servers.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamTls {
+    /// PEM file of authorities; `None` is the system's.
+    pub ca: Option<(PathBuf, Position)>,
+    /// Name for SNI and verification; `None` is the server's host.
+    pub server_name: Option<String>,
+    /// Our own certificate.
+    pub client: Option<CertificateFiles>,
+}
+
+/// `[[backend]]`: an embedded server on a loopback port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    pub kind: BackendKind,
+    pub listen: SocketAddr,
+    pub listen_at: Position,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendKind {
+    Echo,
+    /// Pushes the time at this interval.
+    Clock { interval: Duration },
+    Chat {
+        /// Messages of a room that a newcomer is shown.
+        history: usize,
+    },
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: LogLevel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// `[drain]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// How long sessions may take to end after SIGTERM or SIGINT.
+    pub grace: Duration,
+}

@@ -1,0 +1,8 @@
+//! Protocol rules without I/O: values in, verdicts out. No socket, no clock, no global; neither tokio nor hyper.
+
+pub mod close;
+pub mod extensions;
+pub mod fields;
+pub mod frame;
+pub mod handshake;
+pub mod scan;
