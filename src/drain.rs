@@ -1,0 +1,53 @@
+//! How the gateway stops: one signal that everybody can see, a tracker of what still runs, a deadline.
+//!
+//! hyper's own graceful shutdown forgets upgraded connections, so every connection and session runs in this tracker.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio_util::task::TaskTracker;
+
+use crate::relay::Cause;
+use crate::relay::registry::Registry;
+
+/// The stop of one gateway. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Drain {
+    token: CancellationToken,
+    tasks: TaskTracker,
+    sessions: Arc<Registry>,
+}
+
+impl Drain {
+    /// Runs a connection or a session; [`Drain::drain`] waits for it.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// The living sessions.
+    pub fn sessions(&self) -> &Arc<Registry> {
+        &self.sessions
+    }
+
+    /// Resolves when the gateway begins to stop.
+    pub fn begun(&self) -> WaitForCancellationFuture<'_> {
+        self.token.cancelled()
+    }
+
+    /// Whether the gateway stops: nothing new is begun.
+    pub fn has_begun(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// Ends every session with 1012 and waits for everything to end, at most for `grace`.
+    /// Returns how many sessions were still open then.
+    pub async fn drain(&self, grace: Duration) -> usize {
+        self.token.cancel();
+        self.tasks.close();
+        self.sessions.end_all(Cause::Drain);
+        let _ = tokio::time::timeout(grace, self.tasks.wait()).await;
+        self.sessions.len()
+    }
+}

@@ -1,0 +1,1 @@
+//! Wiring: builds the rooms from a `Config`, starts and stops them.

@@ -1,0 +1,1 @@
+//! HTTP/1.1 towards the client: serving a connection, the walk of one request, built-in pages.

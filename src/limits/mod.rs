@@ -1,0 +1,75 @@
+//! What is limited for the whole gateway: connections, sessions, sessions and handshakes of one client.
+//!
+//! Permits are fields of what they limit and free themselves when it is dropped, after a panic too.
+
+mod permit;
+mod rate;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::config::model;
+use crate::policy::client::ClientKey;
+use crate::proto::handshake::Refusal;
+
+pub use permit::Permit;
+use permit::{Clients, Gauge};
+use rate::Handshakes;
+
+/// The counts and limiters of one gateway.
+#[derive(Debug)]
+pub struct Limits {
+    connections: Arc<Gauge>,
+    sessions: Arc<Gauge>,
+    clients: Arc<Clients>,
+    handshakes: Option<Handshakes>,
+}
+
+/// What a session holds for as long as it lives.
+#[derive(Debug)]
+pub struct Permits {
+    _session: Permit,
+    _client: Option<permit::ClientPermit>,
+}
+
+impl Limits {
+    pub fn new(limits: &model::Limits) -> Self {
+        Limits {
+            connections: Gauge::new(limits.connections),
+            sessions: Gauge::new(limits.sessions),
+            clients: Clients::new(limits.sessions_per_client),
+            handshakes: limits.handshakes_per_client.map(Handshakes::new),
+        }
+    }
+
+    /// A place for one more TCP connection; `None` when all are taken.
+    pub fn connection(&self) -> Option<Permit> {
+        self.connections.enter()
+    }
+
+    /// Takes what a session needs, before anything is dialled for it. The rate goes first: a refused handshake counts.
+    ///
+    /// # Errors
+    /// The refusal of the first limit that is reached; nothing stays taken.
+    pub fn enter(&self, client: IpAddr) -> Result<Permits, Refusal> {
+        let key = ClientKey::from(client);
+        if let Some(handshakes) = &self.handshakes {
+            handshakes.check(key)?;
+        }
+        let session = self.sessions.enter().ok_or(Refusal::SessionsFull)?;
+        let client = self.clients.enter(key)?;
+        Ok(Permits { _session: session, _client: client })
+    }
+
+    /// Sessions open now.
+    pub fn sessions(&self) -> usize {
+        self.sessions.taken()
+    }
+
+    /// Forgets clients whose bucket is full again. To be called now and then.
+    pub fn sweep(&self) {
+        if let Some(handshakes) = &self.handshakes {
+            handshakes.sweep();
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Accepting connections and TLS.
+
+pub mod accept;
+pub mod tls;

@@ -1,0 +1,1 @@
+//! TLS of a listener: certificates by SNI, client certificates, development certificates.

@@ -1,0 +1,3 @@
+//! What an operator sees: log records and their names.
+
+pub mod log;

@@ -1,0 +1,1 @@
+//! Path normal form and the choice of a route.

@@ -1,0 +1,200 @@
+//! Liveness of one side, as a function of time: when to ping, when to give up.
+//!
+//! Traffic only stores when it was seen; everything else is decided when the session's one timer fires. Quiet but alive
+//! and dead are two things: only a side that answers nothing, or lets a frame hang, is dead.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::end::Detail;
+use crate::config::model::Heartbeat;
+
+/// A frame that was begun has to move on by this much within `frame_timeout`, or to end.
+pub const FRAME_PROGRESS: u64 = 64 * 1024;
+
+/// What the clock remembers of one side.
+#[derive(Debug)]
+pub struct Watch {
+    /// When its bytes last arrived, or it last took bytes after it had been refusing them.
+    seen: Instant,
+    /// When the ping that it has not answered yet was written.
+    pinged: Option<Instant>,
+    /// The frame that it is in the middle of, and how far it was.
+    mark: Option<Mark>,
+}
+
+#[derive(Debug)]
+struct Mark {
+    frame: Progress,
+    at: Instant,
+}
+
+/// Which frame a side is in the middle of, and how many payload bytes it has sent in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    pub frame: u64,
+    pub bytes: u64,
+}
+
+/// What the session sees of the side at this moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// We do not read it, because the other side takes nothing: it cannot show life.
+    pub held_back: bool,
+    /// It does not take what we have for it, so no ping can reach it either.
+    pub refuses: bool,
+    pub frame: Option<Progress>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Fine,
+    /// Ask it for a sign of life.
+    Ping,
+    Dead(Detail),
+}
+
+impl Watch {
+    pub fn new(now: Instant) -> Self {
+        Watch { seen: now, pinged: None, mark: None }
+    }
+
+    pub fn saw(&mut self, now: Instant) {
+        self.seen = now;
+    }
+
+    /// A ping of ours went out. An older one that was not answered keeps its time.
+    pub fn pinged(&mut self, now: Instant) {
+        self.pinged.get_or_insert(now);
+    }
+
+    /// Whether a ping of ours is on its way.
+    pub fn asked(&self) -> bool {
+        self.pinged.is_some_and(|at| self.seen < at)
+    }
+
+    /// Whether it gave a sign of life within the last `interval`.
+    pub fn fresh(&self, now: Instant, interval: Duration) -> bool {
+        now.saturating_duration_since(self.seen) <= interval
+    }
+
+    /// Decides, and says when to ask again at the latest.
+    pub fn check(
+        &mut self,
+        now: Instant,
+        facts: Facts,
+        heartbeat: Option<Heartbeat>,
+        frame_timeout: Duration,
+    ) -> (Verdict, Instant) {
+        if facts.held_back {
+            self.seen = now;
+            self.mark = None;
+        }
+        let (hung, frame_due) = self.frame(now, facts, frame_timeout);
+        if hung {
+            return (Verdict::Dead(Detail::FrameTimeout), now);
+        }
+        let Some(heartbeat) = heartbeat else { return (Verdict::Fine, frame_due) };
+        let (verdict, due) = self.beat(now, facts, heartbeat);
+        (verdict, due.min(frame_due))
+    }
+
+    fn beat(&mut self, now: Instant, facts: Facts, heartbeat: Heartbeat) -> (Verdict, Instant) {
+        self.pinged = self.pinged.filter(|at| self.seen < *at);
+        let quiet_until = self.seen + heartbeat.interval;
+        let lost_at = match self.pinged {
+            Some(at) => at + heartbeat.timeout,
+            // It takes no bytes, so no ping can be written: silence alone has to tell.
+            None if facts.refuses => quiet_until + heartbeat.timeout,
+            None if now < quiet_until => return (Verdict::Fine, quiet_until),
+            None => return (Verdict::Ping, now + heartbeat.timeout),
+        };
+        if now >= lost_at { (Verdict::Dead(Detail::HeartbeatLost), now) } else { (Verdict::Fine, lost_at) }
+    }
+
+    /// Bytes of a frame that never ends are no sign of life for ever.
+    fn frame(&mut self, now: Instant, facts: Facts, timeout: Duration) -> (bool, Instant) {
+        let Some(frame) = facts.frame.filter(|_| !facts.held_back) else {
+            self.mark = None;
+            return (false, now + timeout);
+        };
+        match &self.mark {
+            Some(mark) if mark.frame.frame == frame.frame && frame.bytes < mark.frame.bytes + FRAME_PROGRESS => {
+                (now >= mark.at + timeout, mark.at + timeout)
+            }
+            _ => {
+                self.mark = Some(Mark { frame, at: now });
+                (false, now + timeout)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEAT: Option<Heartbeat> =
+        Some(Heartbeat { interval: Duration::from_secs(25), timeout: Duration::from_secs(10) });
+    const FRAME: Duration = Duration::from_secs(60);
+    const CALM: Facts = Facts { held_back: false, refuses: false, frame: None };
+
+    fn seconds(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_quiet_side_is_pinged_and_lost_only_without_an_answer() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        assert_eq!(watch.check(seconds(start, 24), CALM, BEAT, FRAME), (Verdict::Fine, seconds(start, 25)));
+        assert_eq!(watch.check(seconds(start, 25), CALM, BEAT, FRAME), (Verdict::Ping, seconds(start, 35)));
+        watch.pinged(seconds(start, 25));
+        assert_eq!(watch.check(seconds(start, 34), CALM, BEAT, FRAME), (Verdict::Fine, seconds(start, 35)));
+        let lost = watch.check(seconds(start, 35), CALM, BEAT, FRAME).0;
+        assert_eq!(lost, Verdict::Dead(Detail::HeartbeatLost));
+        watch.saw(seconds(start, 35));
+        assert_eq!(watch.check(seconds(start, 35), CALM, BEAT, FRAME), (Verdict::Fine, seconds(start, 60)));
+    }
+
+    #[test]
+    fn a_ping_that_could_not_be_written_yet_does_not_kill() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        assert_eq!(watch.check(seconds(start, 30), CALM, BEAT, FRAME).0, Verdict::Ping);
+        assert_eq!(watch.check(seconds(start, 90), CALM, BEAT, FRAME).0, Verdict::Ping);
+    }
+
+    #[test]
+    fn a_side_that_is_held_back_is_not_blamed_for_silence() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        watch.pinged(start + Duration::from_millis(1));
+        let held = Facts { held_back: true, frame: Some(Progress { frame: 1, bytes: 1 }), ..CALM };
+        assert_eq!(watch.check(seconds(start, 500), held, BEAT, FRAME).0, Verdict::Fine);
+        assert_eq!(watch.check(seconds(start, 524), CALM, BEAT, FRAME).0, Verdict::Fine);
+    }
+
+    #[test]
+    fn a_side_that_takes_nothing_and_says_nothing_is_dead() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        let stuck = Facts { refuses: true, ..CALM };
+        assert_eq!(watch.check(seconds(start, 34), stuck, BEAT, FRAME), (Verdict::Fine, seconds(start, 35)));
+        assert_eq!(watch.check(seconds(start, 35), stuck, BEAT, FRAME).0, Verdict::Dead(Detail::HeartbeatLost));
+    }
+
+    #[test]
+    fn a_frame_that_hangs_is_dead_and_one_that_moves_is_not() {
+        let start = Instant::now();
+        let at = |frame, bytes| Facts { frame: Some(Progress { frame, bytes }), ..CALM };
+        let mut watch = Watch::new(start);
+        assert_eq!(watch.check(start, at(1, 0), None, FRAME), (Verdict::Fine, seconds(start, 60)));
+        assert_eq!(watch.check(seconds(start, 60), at(1, FRAME_PROGRESS), None, FRAME).0, Verdict::Fine);
+        assert_eq!(watch.check(seconds(start, 119), at(1, FRAME_PROGRESS + 1), None, FRAME).0, Verdict::Fine);
+        let hung = watch.check(seconds(start, 120), at(1, 2 * FRAME_PROGRESS - 1), None, FRAME).0;
+        assert_eq!(hung, Verdict::Dead(Detail::FrameTimeout));
+        assert_eq!(watch.check(seconds(start, 120), at(2, 2 * FRAME_PROGRESS - 1), None, FRAME).0, Verdict::Fine);
+    }
+}

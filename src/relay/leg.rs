@@ -1,0 +1,231 @@
+//! One side of a session: its stream, what it sends (scanned), and what waits to be written to it.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::clock::{Facts, Progress, Watch};
+use super::end::{Codes, Side, Traffic};
+use crate::proto::close::Code;
+use crate::proto::frame::{Control, Opcode};
+use crate::proto::scan::Scanner;
+
+/// A Close without a code, in records (RFC 6455 section 7.1.5).
+pub const NO_CODE: Code = 1005;
+
+/// What becomes of the bytes that a side sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sends {
+    /// To the other side.
+    Relayed,
+    /// Nowhere, but they are still scanned: its Close is awaited.
+    Awaited,
+    /// Nowhere: its Close was seen, or its frames cannot be trusted any more.
+    Ignored,
+}
+
+pub struct Leg<S> {
+    io: S,
+    pub side: Side,
+    /// Bytes that came behind its head: they are frames, and go first.
+    early: Bytes,
+    pub scanner: Scanner,
+    pub sends: Sends,
+    /// It ended its stream, or the stream broke.
+    pub ended: bool,
+    /// Nothing can be written to it any more.
+    pub deaf: bool,
+    shut: bool,
+    /// What it did not take yet. While there is something, the other side is not read.
+    held: Vec<u8>,
+    held_at: usize,
+    unflushed: bool,
+    /// A newer ping replaces one that could not be answered yet (RFC 6455 section 5.5.3). Boxed: rare, and 127 bytes.
+    pub pong: Option<Box<Control>>,
+    pub ping_due: bool,
+    pub close_due: Option<Box<Control>>,
+    pub codes: Codes,
+    pub watch: Watch,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
+    pub fn new(io: S, early: Bytes, side: Side, scanner: Scanner, now: Instant) -> Self {
+        Leg {
+            io,
+            side,
+            early,
+            scanner,
+            sends: Sends::Relayed,
+            ended: false,
+            deaf: false,
+            shut: false,
+            held: Vec::new(),
+            held_at: 0,
+            unflushed: false,
+            pong: None,
+            ping_due: false,
+            close_due: None,
+            codes: Codes::default(),
+            watch: Watch::new(now),
+        }
+    }
+
+    /// Our frames towards an upstream are masked: we are its client (RFC 6455 section 5.1).
+    pub fn mask(&self) -> Option<[u8; 4]> {
+        (self.side == Side::Upstream).then(rand::random)
+    }
+
+    /// Whether it refused bytes that still wait.
+    pub fn refuses(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        Traffic { messages: self.scanner.messages(), bytes: self.scanner.bytes() }
+    }
+
+    pub fn facts(&self, held_back: bool) -> Facts {
+        let progress = Progress { frame: self.scanner.frames(), bytes: self.scanner.bytes() };
+        Facts { held_back, refuses: self.refuses(), frame: self.scanner.mid_frame().then_some(progress) }
+    }
+
+    /// Reads what it sent into `input`; `Ok(0)` is the end of its stream.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut [u8]) -> Poll<io::Result<usize>> {
+        if !self.early.is_empty() {
+            let n = self.early.len().min(input.len());
+            input[..n].copy_from_slice(&self.early[..n]);
+            // The block behind a head is 8 KiB or more: it goes with the last byte.
+            self.early = if n == self.early.len() { Bytes::new() } else { self.early.slice(n..) };
+            return Poll::Ready(Ok(n));
+        }
+        let mut buf = ReadBuf::new(input);
+        Pin::new(&mut self.io).poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
+    }
+
+    /// Writes `bytes` behind what already waits; what it does not take now is kept.
+    pub fn write(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) {
+        if self.deaf || self.shut {
+            return;
+        }
+        while !bytes.is_empty() && self.held.is_empty() {
+            match Pin::new(&mut self.io).poll_write(cx, bytes) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.unflushed = true;
+                    bytes = &bytes[n..];
+                }
+                Poll::Ready(_) => return self.turn_deaf(),
+                Poll::Pending => break,
+            }
+        }
+        self.held.extend_from_slice(bytes);
+    }
+
+    /// Offers again what it refused. True when it took something.
+    pub fn write_held(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut took = false;
+        while self.held_at < self.held.len() {
+            match Pin::new(&mut self.io).poll_write(cx, &self.held[self.held_at..]) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    took = true;
+                    self.unflushed = true;
+                    self.held_at += n;
+                }
+                Poll::Ready(_) => {
+                    self.turn_deaf();
+                    return true;
+                }
+                Poll::Pending => return took,
+            }
+        }
+        if self.held_at > 0 {
+            self.held = Vec::new();
+            self.held_at = 0;
+        }
+        took
+    }
+
+    /// It is gone: neither read nor written any more.
+    pub fn abandon(&mut self) {
+        self.ended = true;
+        self.sends = Sends::Ignored;
+        self.turn_deaf();
+    }
+
+    /// Nothing reaches it any more. What it sent before may still be read: a Close often stands there.
+    fn turn_deaf(&mut self) {
+        self.deaf = true;
+        self.held = Vec::new();
+        self.held_at = 0;
+        self.unflushed = false;
+        self.drop_due();
+    }
+
+    pub fn drop_due(&mut self) {
+        self.pong = None;
+        self.ping_due = false;
+        self.close_due = None;
+    }
+
+    /// Appends our frames that are due to `output`. The caller makes sure that this is between two frames.
+    ///
+    /// `pong` is false while the pong has to wait for a sign of life from the other side.
+    pub fn take_due(&mut self, output: &mut Vec<u8>, pong: bool, ping: &[u8], now: Instant) {
+        if pong && let Some(frame) = self.pong.take() {
+            output.extend_from_slice(frame.encode(self.mask()).as_ref());
+        }
+        if std::mem::take(&mut self.ping_due) {
+            output.extend_from_slice(Control::new(Opcode::Ping, ping).encode(self.mask()).as_ref());
+            self.watch.pinged(now);
+        }
+        if let Some(frame) = self.close_due.take() {
+            output.extend_from_slice(frame.encode(self.mask()).as_ref());
+            self.codes.sent = Some(code(&frame));
+            self.drop_due();
+        }
+    }
+
+    /// TLS keeps records back until it is flushed: never park without it.
+    pub fn flush(&mut self, cx: &mut Context<'_>) {
+        if self.unflushed {
+            match Pin::new(&mut self.io).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(_)) => self.turn_deaf(),
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    /// Ends our half of the stream, once everything was written: close_notify of TLS, then FIN.
+    pub fn shut(&mut self, cx: &mut Context<'_>) {
+        if self.shut || self.deaf || self.refuses() {
+            return;
+        }
+        match Pin::new(&mut self.io).poll_shutdown(cx) {
+            Poll::Ready(Ok(())) => self.shut = true,
+            Poll::Ready(Err(_)) => self.turn_deaf(),
+            Poll::Pending => {}
+        }
+    }
+
+    /// Whether nothing is left to do on it.
+    pub fn done(&self) -> bool {
+        self.ended && (self.shut || self.deaf)
+    }
+
+    /// Whether both Closes were exchanged with it (RFC 6455 section 7.1.4).
+    pub fn closed(&self) -> bool {
+        self.codes.sent.is_some() && self.codes.received.is_some() && !self.refuses()
+    }
+}
+
+/// The code of a checked Close frame.
+pub fn code(close: &Control) -> Code {
+    match close.payload() {
+        [high, low, ..] => u16::from_be_bytes([*high, *low]),
+        _ => NO_CODE,
+    }
+}

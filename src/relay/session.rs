@@ -1,0 +1,565 @@
+//! One session: both legs, one task, one timer.
+//!
+//! In: two streams behind their 101, the route's rules. Out: an [`End`]. Each poll moves what both sides sent, writes our
+//! own frames only between two of theirs, and reads a side only while the other takes what it got (back-pressure).
+//! Ends in three steps: a cause is found and told → answers are awaited → both streams are shut and drained, in bounded time.
+
+use std::future::poll_fn;
+use std::io;
+use std::ops::Range;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::clock::Verdict;
+use super::end::{Cause, Detail, End, Side};
+use super::leg::{Leg, NO_CODE, Sends, code};
+use super::registry::Entry;
+use super::scratch::{self, Scratch};
+use crate::config::model::{Heartbeat, PingMode, RelayRules};
+use crate::proto::close::Code;
+use crate::proto::frame::{Control, Opcode};
+use crate::proto::scan::{Event, Rules, Scanner, Until, Violation};
+
+/// Rounds of one poll: rustls serves reads from memory, which tokio's own budget does not see.
+const ROUNDS: usize = 16;
+/// How long a peer may take to end its stream after both Closes, before we drop it.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long a side that can no longer be written to is still read.
+const DEAF_GRACE: Duration = Duration::from_millis(500);
+/// Without a heartbeat, a client that was silent for so long is asked before an upstream's ping is answered for it.
+const FRESH: Duration = Duration::from_secs(25);
+
+/// Both sides of a WebSocket, from the 101 to the end.
+pub struct Session<S> {
+    client: Leg<S>,
+    upstream: Leg<S>,
+    rules: RelayRules,
+    order: Entry,
+    /// The payload of our pings: tells our pongs from those of others.
+    nonce: [u8; 8],
+    opened: Instant,
+    last_data: Instant,
+    ending: Option<Ending>,
+    /// The timer is to be set earlier than it stands.
+    rearm: Option<Instant>,
+    /// A side takes nothing any more; see [`Session::heed_deaf`].
+    doomed: bool,
+}
+
+/// A leg's stream and the bytes that arrived behind its head.
+pub struct Opened<S> {
+    pub stream: S,
+    pub early: Bytes,
+}
+
+struct Ending {
+    cause: Cause,
+    side: Side,
+    detail: Detail,
+    phase: Phase,
+    /// When the phase is over at the latest.
+    deadline: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Closes go out, their answers are awaited, what was on its way passes.
+    Closing,
+    /// Both sides answered; both streams are to end.
+    Lingering,
+    /// Somebody did not answer in time; both streams are ended by us.
+    Forced,
+}
+
+/// What the bytes of a side brought about.
+enum Happening {
+    Closed(Control),
+    Violated(Violation),
+    EndOfStream,
+    Broke(io::ErrorKind),
+}
+
+/// What [`pump`] needs to know of the session.
+struct Pass {
+    now: Instant,
+    forward_pings: bool,
+    nonce: [u8; 8],
+    /// The client showed life lately: an upstream's ping may be answered for it.
+    client_fresh: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// `deflate` tells whether permessage-deflate was agreed on.
+    pub fn new(client: Opened<S>, upstream: Opened<S>, mut rules: RelayRules, deflate: bool, order: Entry) -> Self {
+        let now = Instant::now();
+        let scanner = |masked| {
+            Scanner::new(Rules {
+                masked,
+                deflate,
+                frame_bytes_max: rules.frame_bytes_max,
+                message_bytes_max: rules.message_bytes_max,
+                fragments_max: rules.fragments_max,
+                strict: rules.strict,
+            })
+        };
+        let client = Leg::new(client.stream, client.early, Side::Client, scanner(true), now);
+        let upstream = Leg::new(upstream.stream, upstream.early, Side::Upstream, scanner(false), now);
+        rules.heartbeat = rules.heartbeat.map(jitter);
+        Session {
+            client,
+            upstream,
+            rules,
+            order,
+            nonce: rand::random(),
+            opened: now,
+            last_data: now,
+            ending: None,
+            rearm: None,
+            doomed: false,
+        }
+    }
+
+    /// Relays until the end.
+    pub async fn run(mut self) -> End {
+        let first = self.tick(Instant::now());
+        let mut sleep = pin!(sleep_until(first));
+        poll_fn(|cx| self.poll(cx, sleep.as_mut())).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
+        let now = Instant::now();
+        if let Some(cause) = self.order.ordered(cx.waker()) {
+            self.end(cause, Side::Gateway, Detail::None, now);
+        }
+        scratch::with(|scratch| {
+            for _ in 0..ROUNDS {
+                let moved = self.round(cx, scratch, now);
+                if let Some(end) = self.over(now) {
+                    return Poll::Ready(end);
+                }
+                if let Some(at) = self.rearm.take() {
+                    sleep.as_mut().reset(at);
+                }
+                if sleep.as_mut().poll(cx).is_ready() {
+                    let next = self.tick(now);
+                    sleep.as_mut().reset(next);
+                } else if !moved {
+                    return Poll::Pending;
+                }
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+
+    /// Moves what can be moved both ways. True when something was.
+    fn round(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> bool {
+        let fresh = self.rules.heartbeat.map_or(FRESH, |heartbeat| heartbeat.interval);
+        let pass = Pass {
+            now,
+            forward_pings: self.rules.ping == PingMode::Forward,
+            nonce: self.nonce,
+            client_fresh: self.client.watch.fresh(now, fresh),
+        };
+        let mut moved = false;
+        for side in [Side::Client, Side::Upstream] {
+            let (from, to) = self.from(side);
+            let messages = from.scanner.messages();
+            let (any, happening) = pump(from, to, cx, scratch, &pass);
+            moved |= any;
+            if from.scanner.messages() != messages {
+                self.last_data = now;
+            }
+            if let Some(happening) = happening {
+                self.happened(side, happening, now);
+            }
+        }
+        self.client.flush(cx);
+        self.upstream.flush(cx);
+        self.heed_deaf(now);
+        moved | self.settle(cx, now)
+    }
+
+    /// Writing to a side failed. A Close of its own may still lie in our receive buffer and tell more than the error does:
+    /// it gets a moment to be read.
+    fn heed_deaf(&mut self, now: Instant) {
+        if self.ending.is_none() && !self.doomed && (self.client.deaf || self.upstream.deaf) {
+            self.doomed = true;
+            self.rearm = Some(now + DEAF_GRACE);
+        }
+    }
+
+    /// The leg of a side, and the one across.
+    fn from(&mut self, side: Side) -> (&mut Leg<S>, &mut Leg<S>) {
+        match side {
+            Side::Upstream => (&mut self.upstream, &mut self.client),
+            Side::Client | Side::Gateway => (&mut self.client, &mut self.upstream),
+        }
+    }
+
+    fn happened(&mut self, side: Side, happening: Happening, now: Instant) {
+        self.from(side).0.sends = Sends::Ignored;
+        match happening {
+            Happening::Closed(close) => self.closed(side, close, now),
+            Happening::Violated(violation) => {
+                self.end(Cause::of(violation), side, Detail::Violation(violation), now);
+            }
+            Happening::EndOfStream => self.end(lost(side), side, Detail::EndOfStream, now),
+            Happening::Broke(kind) => {
+                self.from(side).0.abandon();
+                self.end(lost(side), side, Detail::Io(kind), now);
+            }
+        }
+    }
+
+    /// A peer's Close passes on; the other side answers it, and that answer passes back.
+    fn closed(&mut self, side: Side, close: Control, now: Instant) {
+        let (cause, answered) = match side {
+            Side::Upstream => (Cause::UpstreamClosed, Cause::ClientClosed),
+            Side::Client | Side::Gateway => (Cause::ClientClosed, Cause::UpstreamClosed),
+        };
+        let passes = self.ending.as_ref().is_none_or(|ending| ending.cause == answered && ending.phase == Phase::Closing);
+        self.end(cause, side, Detail::None, now);
+        let (from, to) = self.from(side);
+        from.codes.received = Some(code(&close));
+        if passes && to.codes.sent.is_none() && !to.deaf {
+            to.close_due = Some(Box::new(close));
+        }
+    }
+
+    /// Begins the end; the first cause wins.
+    fn end(&mut self, cause: Cause, side: Side, detail: Detail, now: Instant) {
+        if self.ending.is_some() {
+            return;
+        }
+        let deadline = now + self.rules.close_timeout;
+        self.ending = Some(Ending { cause, side, detail, phase: Phase::Closing, deadline });
+        self.rearm = Some(deadline);
+        let (client, upstream) = cause.told(side);
+        for (leg, told) in [(&mut self.client, client), (&mut self.upstream, upstream)] {
+            leg.drop_due();
+            if let Some((code, reason)) = told.filter(|_| !leg.deaf) {
+                leg.close_due = Some(Box::new(Control::close(code, reason)));
+            }
+        }
+    }
+
+    /// Takes the end forward: shuts what has nothing left to say. True when that changed what is to be done.
+    fn settle(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        for side in [Side::Client, Side::Upstream] {
+            let (from, to) = self.from(side);
+            // The frame that stands half-written will never be whole, so nothing can be put behind it.
+            if silent(from) && !from.scanner.at_boundary() {
+                to.drop_due();
+            }
+        }
+        let Some(ending) = &mut self.ending else { return false };
+        let client = finished(&self.client, &self.upstream);
+        let upstream = finished(&self.upstream, &self.client);
+        if client || ending.phase == Phase::Forced {
+            self.client.shut(cx);
+        }
+        // The server ends the connection first (RFC 6455 section 7.1.1): wait for an upstream that answered.
+        let server_first = self.upstream.closed() && !self.upstream.ended;
+        if (upstream && !server_first) || ending.phase == Phase::Forced {
+            self.upstream.shut(cx);
+        }
+        if client && upstream && ending.phase == Phase::Closing {
+            ending.phase = Phase::Lingering;
+            ending.deadline = now + LINGER.min(self.rules.close_timeout);
+            self.rearm = Some(ending.deadline);
+            return true;
+        }
+        false
+    }
+
+    /// What the timer brings about; returns when it has to fire next.
+    fn tick(&mut self, now: Instant) -> Instant {
+        let next = match self.ending {
+            None => self.live(now),
+            Some(_) => now,
+        };
+        let linger = now + LINGER.min(self.rules.close_timeout);
+        let Some(ending) = &mut self.ending else { return next };
+        if now >= ending.deadline && ending.phase == Phase::Closing {
+            ending.phase = Phase::Forced;
+            ending.deadline = linger;
+            for leg in [&mut self.client, &mut self.upstream] {
+                leg.sends = Sends::Ignored;
+                // Whoever closed gets its answer from us, since the other side gave none (RFC 6455 section 5.5.1).
+                if let (Some(received), None) = (leg.codes.received, leg.codes.sent) {
+                    leg.close_due = Some(Box::new(answer(received)));
+                }
+            }
+        }
+        ending.deadline
+    }
+
+    /// The checks of a session that goes on. Returns when they are due again.
+    fn live(&mut self, now: Instant) -> Instant {
+        let mut next = now + self.rules.frame_timeout;
+        for (limit, since, cause) in [
+            (self.rules.max_age, self.opened, Cause::MaxAge),
+            (self.rules.idle_timeout, self.last_data, Cause::Idle),
+        ] {
+            let Some(due) = limit.map(|limit| since + limit) else { continue };
+            if now >= due {
+                self.end(cause, Side::Gateway, Detail::None, now);
+                return now;
+            }
+            next = next.min(due);
+        }
+        for side in [Side::Client, Side::Upstream] {
+            let (heartbeat, frame_timeout) = (self.rules.heartbeat, self.rules.frame_timeout);
+            let (leg, other) = self.from(side);
+            let facts = leg.facts(other.refuses());
+            let (verdict, due) = match leg.deaf {
+                true => (Verdict::Dead(Detail::Io(io::ErrorKind::BrokenPipe)), now),
+                false => leg.watch.check(now, facts, heartbeat, frame_timeout),
+            };
+            match verdict {
+                Verdict::Fine => {}
+                Verdict::Ping => leg.ping_due = true,
+                Verdict::Dead(detail) => {
+                    leg.abandon();
+                    self.end(lost(side), side, detail, now);
+                    return now;
+                }
+            }
+            next = next.min(due);
+        }
+        next
+    }
+
+    fn over(&self, now: Instant) -> Option<End> {
+        let ending = self.ending.as_ref()?;
+        let expired = ending.phase != Phase::Closing && now >= ending.deadline;
+        (expired || (self.client.done() && self.upstream.done())).then(|| End {
+            cause: ending.cause,
+            side: ending.side,
+            detail: ending.detail,
+            client: self.client.codes,
+            upstream: self.upstream.codes,
+            from_client: self.client.traffic(),
+            from_upstream: self.upstream.traffic(),
+            duration: now.saturating_duration_since(self.opened),
+        })
+    }
+}
+
+/// Moves what `from` sent to `to`, and what we have to say to `to`. Tells whether anything moved.
+fn pump<S: AsyncRead + AsyncWrite + Unpin>(
+    from: &mut Leg<S>,
+    to: &mut Leg<S>,
+    cx: &mut Context<'_>,
+    scratch: &mut Scratch,
+    pass: &Pass,
+) -> (bool, Option<Happening>) {
+    let mut moved = false;
+    if to.refuses() {
+        if to.write_held(cx) {
+            moved = true;
+            to.watch.saw(pass.now);
+        }
+        if to.refuses() {
+            return (moved, None);
+        }
+    }
+    if due(to, pass) && from.scanner.at_boundary() {
+        scratch.output.clear();
+        say(from, to, &mut scratch.output, pass);
+        to.write(cx, &scratch.output);
+        return (true, None);
+    }
+    if from.ended {
+        return (moved, None);
+    }
+    match from.poll_read(cx, &mut scratch.input) {
+        Poll::Pending => (moved, None),
+        Poll::Ready(Ok(0)) => {
+            from.ended = true;
+            (true, Some(Happening::EndOfStream))
+        }
+        // TLS without close_notify: browsers leave like this.
+        Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            from.ended = true;
+            (true, Some(Happening::EndOfStream))
+        }
+        Poll::Ready(Err(error)) => (true, Some(Happening::Broke(error.kind()))),
+        Poll::Ready(Ok(n)) => {
+            from.watch.saw(pass.now);
+            let happening =
+                if from.sends == Sends::Ignored { None } else { pass_on(from, to, cx, scratch, n, pass) };
+            (true, happening)
+        }
+    }
+}
+
+/// Scans what was read, answers pings, passes the rest.
+fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
+    from: &mut Leg<S>,
+    to: &mut Leg<S>,
+    cx: &mut Context<'_>,
+    scratch: &mut Scratch,
+    n: usize,
+    pass: &Pass,
+) -> Option<Happening> {
+    let Scratch { input, output, pongs } = scratch;
+    pongs.clear();
+    let mut gather = Gather::new(&input[..n], output);
+    let mut at = 0;
+    let happening = loop {
+        let relayed = from.sends == Sends::Relayed;
+        let until = if relayed && due(to, pass) { Until::Boundary } else { Until::Event };
+        let step = from.scanner.scan(&input[at..n], until);
+        if relayed {
+            gather.own(step.held.as_ref());
+            gather.run(at..at + step.pass);
+        }
+        at += step.taken;
+        let control = match step.event {
+            None => break None,
+            Some(Event::Violation(violation)) => break Some(Happening::Violated(violation)),
+            Some(Event::Boundary) => {
+                say(from, to, gather.spill(), pass);
+                continue;
+            }
+            Some(Event::Control(control)) => control,
+        };
+        match control.opcode() {
+            Opcode::Close => break Some(Happening::Closed(control)),
+            Opcode::Pong if control.payload() == pass.nonce => {}
+            _ if pass.forward_pings && relayed => gather.own(control.encode(to.mask()).as_ref()),
+            Opcode::Ping => pong(from, to, &control, pongs, pass),
+            _ => {}
+        }
+    };
+    to.write(cx, gather.bytes());
+    from.write(cx, pongs);
+    happening
+}
+
+/// Answers a ping of `from`: at once where its stream stands between two frames, else as soon as it does.
+fn pong<S: AsyncRead + AsyncWrite + Unpin>(
+    from: &mut Leg<S>,
+    to: &mut Leg<S>,
+    ping: &Control,
+    pongs: &mut Vec<u8>,
+    pass: &Pass,
+) {
+    if from.codes.sent.is_some() || from.close_due.is_some() || from.deaf {
+        return;
+    }
+    let answer = Control::new(Opcode::Pong, ping.payload());
+    let trusted = may_answer(from, pass);
+    if trusted && from.pong.is_none() && !from.refuses() && to.scanner.at_boundary() {
+        pongs.extend_from_slice(answer.encode(from.mask()).as_ref());
+    } else {
+        from.pong = Some(Box::new(answer));
+    }
+    // A zombie must not look healthy from behind: ask the client before answering for it.
+    if !trusted {
+        to.ping_due |= !to.watch.asked();
+    }
+}
+
+/// Whether a ping of this side may be answered now.
+fn may_answer<S>(leg: &Leg<S>, pass: &Pass) -> bool {
+    leg.side == Side::Client || pass.client_fresh
+}
+
+/// Whether a frame of ours may go to this side as soon as it is between frames.
+fn due<S>(to: &Leg<S>, pass: &Pass) -> bool {
+    to.close_due.is_some() || to.ping_due || (to.pong.is_some() && may_answer(to, pass))
+}
+
+/// Puts our frames for `to` into its stream. After our Close nothing of `from` passes any more.
+fn say<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Leg<S>, to: &mut Leg<S>, output: &mut Vec<u8>, pass: &Pass) {
+    to.take_due(output, may_answer(to, pass), &pass.nonce, pass.now);
+    if to.codes.sent.is_some() && from.sends == Sends::Relayed {
+        from.sends = Sends::Awaited;
+    }
+}
+
+/// Whether nothing of this side passes on any more.
+fn silent<S>(leg: &Leg<S>) -> bool {
+    leg.ended || leg.sends != Sends::Relayed
+}
+
+/// Whether everything was said to `leg`, and answered where an answer can come.
+fn finished<S: AsyncRead + AsyncWrite + Unpin>(leg: &Leg<S>, other: &Leg<S>) -> bool {
+    let said = silent(other) && leg.close_due.is_none() && !leg.refuses();
+    said && (leg.codes.sent.is_none() || leg.codes.received.is_some() || leg.ended)
+}
+
+fn lost(side: Side) -> Cause {
+    match side {
+        Side::Upstream => Cause::UpstreamLost,
+        Side::Client | Side::Gateway => Cause::ClientLost,
+    }
+}
+
+/// The answer to a Close: its own code (RFC 6455 section 5.5.1).
+fn answer(received: Code) -> Control {
+    match received {
+        NO_CODE => Control::new(Opcode::Close, &[]),
+        code => Control::close(code, ""),
+    }
+}
+
+/// Up to a tenth earlier, so that sessions that began together do not ping together.
+fn jitter(heartbeat: Heartbeat) -> Heartbeat {
+    Heartbeat { interval: heartbeat.interval.mul_f64(rand::random_range(0.9..=1.0)), ..heartbeat }
+}
+
+/// What goes out of one read: mostly one run of it, written as it lies.
+struct Gather<'a> {
+    input: &'a [u8],
+    run: Range<usize>,
+    /// Holds everything once it is not one run of the input.
+    output: &'a mut Vec<u8>,
+    spilled: bool,
+}
+
+impl<'a> Gather<'a> {
+    fn new(input: &'a [u8], output: &'a mut Vec<u8>) -> Self {
+        output.clear();
+        Gather { input, run: 0..0, output, spilled: false }
+    }
+
+    fn run(&mut self, range: Range<usize>) {
+        if range.is_empty() {
+        } else if self.spilled {
+            self.output.extend_from_slice(&self.input[range]);
+        } else if self.run.is_empty() {
+            self.run = range;
+        } else if self.run.end == range.start {
+            self.run.end = range.end;
+        } else {
+            self.spill().extend_from_slice(&self.input[range]);
+        }
+    }
+
+    fn own(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.spill().extend_from_slice(bytes);
+        }
+    }
+
+    fn spill(&mut self) -> &mut Vec<u8> {
+        if !self.spilled {
+            self.spilled = true;
+            self.output.extend_from_slice(&self.input[self.run.clone()]);
+        }
+        self.output
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.spilled { self.output } else { &self.input[self.run.clone()] }
+    }
+}

@@ -1,0 +1,162 @@
+//! Dialling one server: connect, TLS, opening handshake. Each step has its deadline.
+//!
+//! In: a request head that is ready to be written. Out: a stream behind a 101, or the server's own refusal.
+//! The connection serves this one handshake only and is never pooled: an upgrade was tried on it.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, response};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixStream, lookup_host};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use super::{Pool, tls};
+use crate::config::model::{Server, ServerAddress};
+use crate::listen::accept;
+use crate::proto::handshake::Refusal;
+use crate::relay::Stream;
+use crate::relay::session::Opened;
+
+/// How long the body of a refusal may take to reach the client.
+const REFUSAL_BODY: Duration = Duration::from_secs(30);
+/// Header fields and bytes of an answer's head.
+const ANSWER_FIELDS: usize = 100;
+const ANSWER_HEAD_BYTES: usize = 64 * 1024;
+
+/// What a server answered.
+pub enum Answer {
+    /// 101; not checked yet. Bytes that came behind its head are in `opened.early`.
+    Switched { parts: response::Parts, opened: Opened<Stream> },
+    /// Anything else: its own refusal, body included.
+    Refused(Response<Incoming>),
+}
+
+/// Why a server could not be reached or made sense of.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("connecting failed")]
+    Connect(#[source] io::Error),
+    #[error("connecting took longer than connect_timeout")]
+    ConnectTimeout,
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
+    #[error("the name is not one that TLS can verify")]
+    ServerName,
+    #[error("the answer took longer than handshake_timeout")]
+    HandshakeTimeout,
+    #[error("the server ended the connection or its answer is not HTTP/1.1")]
+    Http(#[source] hyper::Error),
+}
+
+impl DialError {
+    /// What the client is told.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            DialError::Connect(_) => Refusal::UpstreamUnreachable,
+            DialError::ConnectTimeout => Refusal::UpstreamConnectTimeout,
+            DialError::Tls(_) | DialError::ServerName => Refusal::UpstreamTls,
+            DialError::HandshakeTimeout => Refusal::UpstreamHandshakeTimeout,
+            DialError::Http(_) => Refusal::UpstreamBadAnswer,
+        }
+    }
+}
+
+/// Connects to `server` and sends it `request`.
+///
+/// # Errors
+/// When no answer can be had in time; see [`DialError`].
+pub async fn dial(pool: &Pool, server: &Server, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
+    let connect_deadline = Instant::now() + pool.upstream.connect_timeout;
+    let stream = match timeout_at(connect_deadline, connect(server)).await {
+        Ok(stream) => stream.map_err(DialError::Connect)?,
+        Err(_) => return Err(DialError::ConnectTimeout),
+    };
+    let deadline = Instant::now() + pool.upstream.handshake_timeout;
+    match timeout_at(deadline, handshake(pool, server, stream, request)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(DialError::HandshakeTimeout),
+    }
+}
+
+async fn connect(server: &Server) -> io::Result<Stream> {
+    match &server.address {
+        ServerAddress::Tcp { host, port } => {
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            for address in lookup_host((host.as_str(), *port)).await? {
+                match accept::connect(address).await {
+                    Ok(stream) => return Ok(Stream::Tcp(stream)),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        }
+        ServerAddress::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+    }
+}
+
+async fn secure(pool: &Pool, server: &Server, stream: Stream) -> Result<Stream, DialError> {
+    match (stream, &server.address, &pool.tls) {
+        (Stream::Tcp(stream), ServerAddress::Tcp { host, .. }, Some(config)) if server.tls => {
+            let name = tls::server_name(&pool.upstream.tls, host).map_err(|_| DialError::ServerName)?;
+            let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(DialError::Tls)?;
+            Ok(Stream::TlsClient(Box::new(stream)))
+        }
+        (stream, _, _) => Ok(stream),
+    }
+}
+
+async fn handshake(
+    pool: &Pool,
+    server: &Server,
+    stream: Stream,
+    request: Request<Empty<Bytes>>,
+) -> Result<Answer, DialError> {
+    let stream = secure(pool, server, stream).await?;
+    let (mut sender, connection) = http1::Builder::new()
+        // Names keep the client's spelling; those that we add get the RFC's.
+        .preserve_header_case(true)
+        .title_case_headers(true)
+        .max_headers(ANSWER_FIELDS)
+        .max_buf_size(ANSWER_HEAD_BYTES)
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+        .await
+        .map_err(DialError::Http)?;
+    let mut connection = Some(connection);
+    let mut response = pin!(sender.send_request(request));
+    let response = poll_fn(|cx| {
+        let mut over = None;
+        if let Some(open) = &mut connection
+            && let Poll::Ready(result) = open.poll_without_shutdown(cx)
+        {
+            over = Some(result);
+        }
+        match response.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(response),
+            // The connection is over and the response is not there: it knows why.
+            Poll::Pending => match over {
+                Some(Err(error)) => Poll::Ready(Err(error)),
+                Some(Ok(())) | None => Poll::Pending,
+            },
+        }
+    })
+    .await
+    .map_err(DialError::Http)?;
+    let Some(mut connection) = connection.take() else { unreachable!("taken only here") };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        tokio::spawn(tokio::time::timeout(REFUSAL_BODY, connection));
+        return Ok(Answer::Refused(response));
+    }
+    poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(DialError::Http)?;
+    let taken = connection.into_parts();
+    let opened = Opened { stream: taken.io.into_inner(), early: taken.read_buf };
+    Ok(Answer::Switched { parts: response.into_parts().0, opened })
+}

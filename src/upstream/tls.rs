@@ -1,0 +1,1 @@
+//! TLS towards upstream servers.
