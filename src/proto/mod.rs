@@ -6,3 +6,4 @@ pub mod fields;
 pub mod frame;
 pub mod handshake;
 pub mod scan;
+mod utf8;
