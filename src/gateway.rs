@@ -1,1 +1,192 @@
 //! Wiring: builds the rooms from a `Config`, starts and stops them.
+//!
+//! Everything that can fail is done before the first connection is accepted: files read, sockets bound.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend;
+use crate::config::model::{Config, Listener};
+use crate::drain::Drain;
+use crate::http::serve::{self, Secured};
+use crate::limits::Limits;
+use crate::listen::accept::{self, Accepted};
+use crate::listen::tls::{self, TlsError};
+use crate::relay::Stream;
+use crate::upstream::{self, Pool};
+
+/// How often limits forget clients that are gone.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// What every connection of the gateway shares.
+#[derive(Debug)]
+pub struct Live {
+    pub config: Arc<Config>,
+    pub limits: Limits,
+    pub drain: Drain,
+    pools: HashMap<String, Pool>,
+}
+
+impl Live {
+    /// The servers of an upstream that a route names.
+    pub fn pool(&self, upstream: &str) -> &Pool {
+        self.pools.get(upstream).expect("a Config names only upstreams that it has")
+    }
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    live: Arc<Live>,
+    listeners: Vec<(SocketAddr, bool)>,
+    backends: CancellationToken,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}{}", hint(.source))]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("the embedded {kind} server cannot listen on {address}{}", hint(.source))]
+    Backend { kind: &'static str, address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("upstream {name}")]
+    UpstreamTls { name: String, source: TlsError },
+}
+
+/// The next step for the commonest failures of bind.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another program listens there: stop it, or choose another port)",
+        io::ErrorKind::PermissionDenied => " (ports below 1024 need a privilege: choose a higher one)",
+        io::ErrorKind::AddrNotAvailable => " (this machine has no such address)",
+        _ => "",
+    }
+}
+
+impl Gateway {
+    /// Starts the embedded backends and the listeners of `config`.
+    ///
+    /// # Errors
+    /// When a file cannot be used or an address not be bound; nothing runs then.
+    pub async fn start(config: Config) -> Result<Gateway, StartError> {
+        let mut doors = Vec::new();
+        for listener in &config.listeners {
+            doors.push(Door::open(listener)?);
+        }
+        let mut pools = HashMap::new();
+        for upstream in config.upstreams.values() {
+            let secure = upstream.servers.iter().any(|server| server.tls);
+            let tls = secure
+                .then(|| upstream::tls::client_config(&upstream.tls))
+                .transpose()
+                .map_err(|source| StartError::UpstreamTls { name: upstream.name.clone(), source })?;
+            pools.insert(upstream.name.clone(), Pool::new(upstream.clone(), tls));
+        }
+        let backends = CancellationToken::new();
+        let mut servers = Vec::new();
+        for server in &config.backends {
+            let listener = TcpListener::bind(server.listen).await.map_err(|source| StartError::Backend {
+                kind: server.kind.label(),
+                address: server.listen,
+                source,
+            })?;
+            servers.push(backend::run(server.kind, listener, backends.clone()));
+        }
+        let limits = Limits::new(&config.limits);
+        let live = Arc::new(Live { config: Arc::new(config), limits, drain: Drain::default(), pools });
+        for server in servers {
+            tokio::spawn(server);
+        }
+        let listeners = doors.iter().map(|door| (door.address, door.tls.is_some())).collect();
+        for door in doors {
+            tokio::spawn(door.serve(live.clone()));
+        }
+        tokio::spawn(sweep(Arc::downgrade(&live)));
+        Ok(Gateway { live, listeners, backends })
+    }
+
+    /// Where it listens, in the order of the configuration, and whether TLS is spoken there.
+    pub fn listeners(&self) -> &[(SocketAddr, bool)] {
+        &self.listeners
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.live.config
+    }
+
+    /// Stops accepting, ends every session with 1012 and waits, at most for `drain.grace`.
+    /// Returns how many sessions had to be cut.
+    pub async fn stop(&self) -> usize {
+        let cut = self.live.drain.drain(self.live.config.drain.grace).await;
+        self.backends.cancel();
+        cut
+    }
+}
+
+/// A listener that is bound and has its certificates.
+struct Door {
+    listener: Arc<Listener>,
+    socket: TcpListener,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Door {
+    fn open(listener: &Listener) -> Result<Door, StartError> {
+        let tls = match &listener.tls {
+            Some(tls) => {
+                tls::ensure_development(tls)?;
+                Some(TlsAcceptor::from(tls::load(tls)?))
+            }
+            None => None,
+        };
+        let failed = |source| StartError::Listen { address: listener.address, source };
+        let socket = accept::bind(listener.address).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Door { listener: Arc::new(listener.clone()), socket, address, tls })
+    }
+
+    async fn serve(self, live: Arc<Live>) {
+        loop {
+            let accepted = tokio::select! {
+                () = live.drain.begun() => return,
+                accepted = accept::next(&self.socket, &live.limits) => accepted,
+            };
+            live.drain.spawn(connection(accepted, self.tls.clone(), self.listener.clone(), live.clone()));
+        }
+    }
+}
+
+/// TLS where the listener has it, then HTTP.
+async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, listener: Arc<Listener>, live: Arc<Live>) {
+    let Accepted { stream, peer, permit } = accepted;
+    let secured = match tls {
+        None => Secured { stream: Stream::Tcp(stream), peer, permit, secure: false },
+        Some(acceptor) => match accept::secure(stream, &acceptor, listener.tls_timeout).await {
+            Ok(stream) => Secured { stream, peer, permit, secure: true },
+            Err(error) => {
+                tracing::debug!(client = %peer.ip(), error = %error, "TLS handshake failed");
+                return;
+            }
+        },
+    };
+    serve::connection(secured, listener, live).await;
+}
+
+/// Lets the limits forget clients that are gone, for as long as the gateway lives.
+async fn sweep(live: std::sync::Weak<Live>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(live) = live.upgrade() else { return };
+        live.limits.sweep();
+    }
+}

@@ -1,1 +1,4 @@
 //! HTTP/1.1 towards the client: serving a connection, the walk of one request, built-in pages.
+
+pub mod gate;
+pub mod serve;

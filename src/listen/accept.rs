@@ -103,3 +103,37 @@ fn is_about_one_connection(error: &io::Error) -> bool {
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
 }
+
+/// Why a client did not get through the TLS handshake.
+#[derive(Debug, thiserror::Error)]
+pub enum SecureError {
+    #[error("not complete within tls_timeout")]
+    Timeout,
+    #[error("the client spoke plain HTTP")]
+    PlainHttp,
+    #[error(transparent)]
+    Tls(#[from] io::Error),
+}
+
+/// The TLS handshake, ClientHello to Finished within one deadline. Plain HTTP gets an answer that says what to do.
+///
+/// # Errors
+/// See [`SecureError`]; the connection is closed then.
+pub async fn secure(stream: TcpStream, acceptor: &TlsAcceptor, timeout: Duration) -> Result<Stream, SecureError> {
+    let handshake = async {
+        let mut first = [0; 8];
+        let n = stream.peek(&mut first).await?;
+        if tls::looks_like_http(&first[..n]) {
+            explain(stream).await?;
+            return Err(SecureError::PlainHttp);
+        }
+        Ok(Stream::TlsServer(Box::new(acceptor.accept(stream).await?)))
+    };
+    tokio::time::timeout(timeout, handshake).await.unwrap_or(Err(SecureError::Timeout))
+}
+
+async fn explain(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(tls::PLAIN_HTTP_ANSWER).await?;
+    crate::http::serve::linger(Stream::Tcp(stream)).await;
+    Ok(())
+}

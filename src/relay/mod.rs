@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod end;
+pub mod farewell;
 mod leg;
 pub mod registry;
 mod scratch;

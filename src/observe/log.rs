@@ -1,0 +1,112 @@
+//! Log records: one line for each refused handshake, one for each ended session.
+//!
+//! Values from outside are recorded as fields, which both formats quote and escape: they cannot forge a line.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::net::IpAddr;
+
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::config::model::{Log, LogFormat, LogLevel};
+use crate::relay::End;
+
+/// Begins logging to standard error. A second call changes nothing.
+pub fn init(log: &Log) {
+    let level = match log.level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let lines = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr);
+    let _ = match log.format {
+        LogFormat::Human => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
+    };
+}
+
+/// What is known of a session besides its end.
+#[derive(Debug)]
+pub struct About {
+    pub id: u64,
+    pub route: Box<str>,
+    pub client: IpAddr,
+    /// The server as the configuration names it.
+    pub upstream: Box<str>,
+}
+
+/// The record of an ended session.
+pub fn session_ended(about: &About, end: &End) {
+    let detail = end.detail.to_string();
+    tracing::info!(
+        cause = end.cause.label(),
+        side = end.side.label(),
+        detail = (!detail.is_empty()).then_some(detail.as_str()),
+        session = about.id,
+        route = &*about.route,
+        client = %about.client,
+        upstream = &*about.upstream,
+        close_to_client = end.client.sent,
+        close_from_client = end.client.received,
+        close_to_upstream = end.upstream.sent,
+        close_from_upstream = end.upstream.received,
+        messages_from_client = end.from_client.messages,
+        bytes_from_client = end.from_client.bytes,
+        messages_from_upstream = end.from_upstream.messages,
+        bytes_from_upstream = end.from_upstream.bytes,
+        duration_ms = u64::try_from(end.duration.as_millis()).unwrap_or(u64::MAX),
+        "session ended"
+    );
+}
+
+/// A refused handshake. The query stays out: tokens travel in it.
+#[derive(Debug, Default)]
+pub struct Refused<'a> {
+    pub reason: &'a str,
+    pub status: u16,
+    pub client: Option<IpAddr>,
+    pub host: Option<&'a str>,
+    pub path: Option<&'a str>,
+    pub origin: Option<&'a [u8]>,
+    pub route: Option<&'a str>,
+    pub upstream: Option<&'a str>,
+    pub detail: Option<String>,
+}
+
+/// The record of a refused handshake.
+pub fn refused(refused: &Refused<'_>) {
+    tracing::info!(
+        reason = refused.reason,
+        status = refused.status,
+        client = refused.client.map(tracing::field::display),
+        host = refused.host,
+        path = refused.path.map(shortened),
+        origin = refused.origin.map(|origin| shortened(&String::from_utf8_lossy(origin))),
+        route = refused.route,
+        upstream = refused.upstream,
+        detail = refused.detail,
+        "refused"
+    );
+}
+
+/// An error with everything behind it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(text, ": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// A log line stays readable whatever a client sends.
+fn shortened(text: &str) -> String {
+    const CHARACTERS: usize = 200;
+    match text.char_indices().nth(CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
