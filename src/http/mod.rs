@@ -1,4 +1,5 @@
 //! HTTP/1.1 towards the client: serving a connection, the walk of one request, built-in pages.
 
 pub mod gate;
+pub mod page;
 pub mod serve;
