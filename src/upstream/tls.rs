@@ -1,1 +1,86 @@
-//! TLS towards upstream servers.
+//! TLS towards `wss://` upstreams: from the configuration to a `ClientConfig` and the name to verify.
+//!
+//! The server's certificate is always verified: against the system's authorities, or against a file of authorities
+//! alone.
+
+use std::sync::Arc;
+
+use rustls::client::{Resumption, WantsClientCert};
+use rustls::pki_types::ServerName;
+use rustls::sign::SingleCertAndKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
+use time::OffsetDateTime;
+
+use crate::config::model::{CertificateFiles, Position, UpstreamTls};
+use crate::pem;
+use crate::pem::identity::{self, TlsProblem};
+
+pub use crate::pem::identity::TlsError;
+
+/// Sessions kept for resumption: an upstream has few servers.
+const SESSIONS_KEPT: usize = 64;
+
+/// Builds what the handshakes with an upstream's servers run on: TLS 1.3 and 1.2, ALPN `http/1.1`, resumption.
+///
+/// Call it for upstreams with a `wss://` server only: others do not need the system's authorities, which may be
+/// missing.
+///
+/// # Errors
+///
+/// No authorities, or a file that is missing, unreadable, of the wrong kind, expired, or whose key is not the
+/// certificate's.
+pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match &tls.ca {
+        Some((path, at)) => pem::roots(path).map_err(|error| TlsError::pem(*at, error))?,
+        None => system_roots()?,
+    };
+    let builder = ClientConfig::builder_with_provider(identity::provider())
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(|error| TlsError::new(Position::default(), None, TlsProblem::Rustls(error)))?
+        .with_root_certificates(roots);
+    let mut config = with_client(builder, tls.client.as_ref())?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.resumption = Resumption::in_memory_sessions(SESSIONS_KEPT);
+    Ok(Arc::new(config))
+}
+
+/// The name to send as SNI and to verify: the configured one, or else the server's host (a name or an IP address).
+///
+/// # Errors
+///
+/// It is neither a DNS name in ASCII nor an IP address.
+pub fn server_name(tls: &UpstreamTls, host: &str) -> Result<ServerName<'static>, TlsError> {
+    let name = tls.server_name.as_deref().unwrap_or(host);
+    // The dot of an absolute name belongs to DNS alone: neither SNI nor certificates have it (RFC 6066 section 3).
+    let name = name.strip_suffix('.').unwrap_or(name);
+    ServerName::try_from(name.to_owned()).map_err(|_| {
+        let name = name.to_owned();
+        TlsError::new(Position::default(), None, TlsProblem::ServerName { name })
+    })
+}
+
+fn with_client(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    client: Option<&CertificateFiles>,
+) -> Result<ClientConfig, TlsError> {
+    let Some(files) = client else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let identity = identity::read(files, OffsetDateTime::now_utc())?;
+    Ok(builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified))))
+}
+
+/// A system's store may hold a certificate that webpki refuses; the others serve.
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    match added {
+        0 => {
+            let problem = TlsProblem::NoRoots(found.errors.into_iter().next());
+            Err(TlsError::new(Position::default(), None, problem))
+        }
+        _ => Ok(roots),
+    }
+}
