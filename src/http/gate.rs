@@ -159,17 +159,29 @@ async fn websocket(
     };
     let pool = live.pool(upstream);
     let server = pool.next();
-    let request = upstream_request(parts, route, server, &subprotocols, &deflate);
-    let dialled = dial::dial(pool, server, request).await;
-    let about_upstream = |refusal, detail| Refusing {
-        upstream: Some(server.text.clone()),
-        detail,
-        ..Refusing::from(refusal)
-    };
-    let (mut parts, opened) = match dialled {
+    let refused = |refusal, detail| Refusing { upstream: Some(server.text.clone()), detail, ..refusal_of(refusal) };
+    let request = upstream_request(parts, &host, client, visitor, route, server, &subprotocols, &deflate);
+    let (mut parts, opened) = match dial::dial(pool, server, request).await {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
-        Ok(Answer::Refused(response)) => todo!(),
-        Err(error) => return Err(about_upstream(error.refusal(), Some(log::chain(&error)))),
+        Ok(Answer::Refused(response)) => {
+            let refusal = Refusal::UpstreamRefused(response.status());
+            return Err(Refusing { answer: Some(response), ..refused(refusal, None) });
+        }
+        Err(error) => return Err(refused(error.refusal(), Some(log::chain(&error)))),
     };
-    todo!()
+    let agreement = handshake::check_answer(&parts, &offer.key, &subprotocols, &deflate)
+        .map_err(|bad| refused(Refusal::UpstreamBadAnswer, Some(bad.to_string())))?;
+    fields::answer_headers(&mut parts.headers);
+    let order = live.drain.sessions().enter();
+    let about = About {
+        id: order.id(),
+        route: route.name.as_str().into(),
+        client: client.address,
+        upstream: server.text.as_str().into(),
+    };
+    let agreed =
+        Agreed { upstream: opened, route: route.clone(), deflate: agreement.deflate, permits, order, about };
+    // The extensions of the upstream's head carry the spelling of its field names.
+    let response = Response::from_parts(parts, Either::Left(Full::default()));
+    Ok((response, Some(Handover::Session(Box::new(agreed)))))
 }

@@ -56,7 +56,7 @@ impl Limits {
         if let Some(handshakes) = &self.handshakes {
             handshakes.check(key)?;
         }
-        let session = self.sessions.enter().ok_or(Refusal::SessionsFull)?;
+        let session = self.sessions.enter().ok_or(Refusal::SessionsGateway)?;
         let client = self.clients.enter(key)?;
         Ok(Permits { _session: session, _client: client })
     }

@@ -67,13 +67,13 @@ impl Clients {
     }
 
     /// # Errors
-    /// [`Refusal::ClientSessionsFull`] when the client has as many sessions as it may.
+    /// [`Refusal::SessionsClient`] when the client has as many sessions as it may.
     pub fn enter(self: &Arc<Self>, key: ClientKey) -> Result<Option<ClientPermit>, Refusal> {
         let Some(max) = self.max else { return Ok(None) };
         let mut shard = self.shard(key);
         let taken = shard.get(&key).copied().unwrap_or(0);
         if taken >= max {
-            return Err(Refusal::ClientSessionsFull);
+            return Err(Refusal::SessionsClient);
         }
         shard.insert(key, taken + 1);
         Ok(Some(ClientPermit { key, clients: self.clone() }))
@@ -149,7 +149,7 @@ mod tests {
         let clients = Clients::new(Some(2));
         let first = clients.enter(key("192.0.2.1")).expect("below the cap");
         let second = clients.enter(key("192.0.2.1")).expect("at the cap");
-        assert_eq!(clients.enter(key("192.0.2.1")).expect_err("over the cap"), Refusal::ClientSessionsFull);
+        assert_eq!(clients.enter(key("192.0.2.1")).expect_err("over the cap"), Refusal::SessionsClient);
         let other = clients.enter(key("192.0.2.2")).expect("another client");
         drop((first, second, other));
         assert_eq!(entries(&clients), 0);

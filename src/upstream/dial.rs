@@ -43,6 +43,8 @@ pub enum Answer {
 /// Why a server could not be reached or made sense of.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
+    #[error("its name cannot be resolved")]
+    Resolve(#[source] io::Error),
     #[error("connecting failed")]
     Connect(#[source] io::Error),
     #[error("connecting took longer than connect_timeout")]
@@ -61,6 +63,7 @@ impl DialError {
     /// What the client is told.
     pub fn refusal(&self) -> Refusal {
         match self {
+            DialError::Resolve(_) => Refusal::UpstreamResolve,
             DialError::Connect(_) => Refusal::UpstreamUnreachable,
             DialError::ConnectTimeout => Refusal::UpstreamConnectTimeout,
             DialError::Tls(_) | DialError::ServerName => Refusal::UpstreamTls,
@@ -77,7 +80,7 @@ impl DialError {
 pub async fn dial(pool: &Pool, server: &Server, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
     let connect_deadline = Instant::now() + pool.upstream.connect_timeout;
     let stream = match timeout_at(connect_deadline, connect(server)).await {
-        Ok(stream) => stream.map_err(DialError::Connect)?,
+        Ok(stream) => stream?,
         Err(_) => return Err(DialError::ConnectTimeout),
     };
     let deadline = Instant::now() + pool.upstream.handshake_timeout;
@@ -87,19 +90,20 @@ pub async fn dial(pool: &Pool, server: &Server, request: Request<Empty<Bytes>>) 
     }
 }
 
-async fn connect(server: &Server) -> io::Result<Stream> {
+async fn connect(server: &Server) -> Result<Stream, DialError> {
     match &server.address {
         ServerAddress::Tcp { host, port } => {
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            for address in lookup_host((host.as_str(), *port)).await? {
+            let addresses = lookup_host((host.as_str(), *port)).await.map_err(DialError::Resolve)?;
+            let mut failure = DialError::Resolve(io::ErrorKind::NotFound.into());
+            for address in addresses {
                 match accept::connect(address).await {
                     Ok(stream) => return Ok(Stream::Tcp(stream)),
-                    Err(error) => last = error,
+                    Err(error) => failure = DialError::Connect(error),
                 }
             }
-            Err(last)
+            Err(failure)
         }
-        ServerAddress::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+        ServerAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix).map_err(DialError::Connect),
     }
 }
 

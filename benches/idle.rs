@@ -1,0 +1,128 @@
+//! Memory of the gateway: bytes per idle session, and what a message of 1 GiB leaves behind.
+//!
+//! `cargo bench --bench idle [-- SESSIONS]` starts the release binary with a raw upstream of its own, opens that many
+//! sessions (5,000 unless told), and reads the gateway's resident memory. Ends with an error when the contract is broken:
+//! 6 KiB per idle session, 2 MiB after the message.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use support::client::{BINARY, PONG, header, masked, request};
+use support::gateway::{Gateway, config};
+use support::{eventually, upstream};
+
+const SESSION_BYTES_MAX: u64 = 6 * 1024;
+const MESSAGE_BYTES: u64 = 1 << 30;
+const MESSAGE_LEFT_MAX: u64 = 2 * 1024 * 1024;
+/// Sessions that warm the allocator and the thread's buffers before anything is measured.
+const WARM: usize = 50;
+
+fn main() {
+    // `cargo bench` passes flags of its own; `cargo test --benches` only wants to see that this starts.
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--test") {
+        return;
+    }
+    let sessions = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(5_000);
+    let idle = idle(sessions);
+    let message = message();
+    println!("\n| what | measured | at most |\n|---|---:|---:|");
+    println!("| bytes per idle ws session ({sessions} open) | {idle} | {SESSION_BYTES_MAX} |");
+    println!("| bytes left after a message of 1 GiB | {message} | {MESSAGE_LEFT_MAX} |");
+    let kept = idle <= SESSION_BYTES_MAX && message <= MESSAGE_LEFT_MAX;
+    std::process::exit(if kept { 0 } else { 1 });
+}
+
+const LIMITS: &str = "[limits]\nsessions_per_client = \"off\"\nhandshakes_per_client = \"off\"\n\
+                      [log]\nlevel = \"warn\"\n";
+
+fn idle(sessions: usize) -> u64 {
+    let gateway = Gateway::start(&config(holder(), "heartbeat = \"off\"", LIMITS));
+    let mut open = Vec::with_capacity(sessions + WARM);
+    for _ in 0..WARM {
+        open.push(session(gateway.address()));
+    }
+    let before = gateway.resident();
+    for _ in 0..sessions {
+        open.push(session(gateway.address()));
+    }
+    // Connection tasks end a moment after their 101; then the figure stands still.
+    let mut last = gateway.resident();
+    eventually("resident memory stands still", || {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = gateway.resident();
+        std::mem::replace(&mut last, now) == now
+    });
+    last.saturating_sub(before) / sessions as u64
+}
+
+/// Opens a session with little state of our own.
+fn session(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("the gateway listens");
+    stream.set_read_timeout(Some(support::PATIENCE)).expect("an option");
+    stream.write_all(request("/", "").as_bytes()).expect("it is written");
+    let mut head = [0; 512];
+    let n = stream.read(&mut head).expect("an answer");
+    assert!(head[..n].starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head[..n]));
+    stream
+}
+
+/// An upstream that accepts upgrades and keeps them, in one thread.
+fn holder() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 2048];
+            let n = stream.read(&mut head).unwrap_or(0);
+            let head = String::from_utf8_lossy(&head[..n]).into_owned();
+            let _ = stream.write_all(upstream::switching(&head, "").as_bytes());
+            kept.push(stream);
+        }
+    });
+    address
+}
+
+/// Sends one frame of 1 GiB; the upstream counts it and says so.
+fn message() -> u64 {
+    let server = upstream::serve(|mut peer| {
+        let head = peer.head();
+        peer.write(upstream::switching(&head, "").as_bytes());
+        let mut stream = peer.stream().try_clone().expect("a descriptor");
+        let mut left = MESSAGE_BYTES + 14;
+        let mut buffer = vec![0; 256 * 1024];
+        while left > 0 {
+            match stream.read(&mut buffer) {
+                Ok(n) if n > 0 => left = left.saturating_sub(n as u64),
+                _ => return,
+            }
+        }
+        peer.write(&support::client::unmasked(BINARY, b"done"));
+        peer.rest();
+    });
+    let limits = "frame_bytes_max = \"2GiB\"\nmessage_bytes_max = \"2GiB\"";
+    let gateway = Gateway::start(&config(server, limits, LIMITS));
+    let mut peer = support::client::Peer::open(gateway.address(), "/");
+    peer.write(&masked(PONG, b"warm"));
+    let before = gateway.resident();
+    let mut stream = peer.stream().try_clone().expect("a descriptor");
+    let mut head = header(0x80 | BINARY, true, MESSAGE_BYTES);
+    head.extend_from_slice(&[1, 2, 3, 4]);
+    stream.write_all(&head).expect("it is written");
+    let piece = vec![0x5a; 1 << 20];
+    let mut most = before;
+    for number in 0..MESSAGE_BYTES / piece.len() as u64 {
+        stream.write_all(&piece).expect("it is written");
+        if number % 64 == 0 {
+            most = most.max(gateway.resident());
+        }
+    }
+    assert_eq!(peer.frame().payload, b"done");
+    println!("1 GiB passed; at most {} bytes above the start on the way", most.saturating_sub(before));
+    gateway.resident().saturating_sub(before)
+}

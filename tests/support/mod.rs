@@ -1,0 +1,26 @@
+//! What the end-to-end tests share: the real binary, a raw client that may misbehave, upstreams that do.
+//!
+//! Everything is blocking and bounded: no read waits longer than [`PATIENCE`], and what a test started ends with it.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub mod client;
+pub mod gateway;
+pub mod upstream;
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for a condition.
+///
+/// # Panics
+/// When it does not come true within [`PATIENCE`].
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

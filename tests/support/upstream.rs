@@ -1,0 +1,54 @@
+//! Upstream servers in threads: a script for each connection, and the ones that misbehave by name.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use super::client::{KEY, Peer};
+
+/// A server on a loopback port that runs `script` for each connection, one thread each.
+///
+/// It lives as long as the test's process: a thread that waits in `accept` holds nothing.
+pub fn serve(script: impl Fn(Peer) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let script = std::sync::Arc::new(script);
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let script = script.clone();
+            thread::spawn(move || script(Peer::new(stream)));
+        }
+    });
+    address
+}
+
+/// A server whose connections the test itself plays: each arrives on the channel with its request head read and
+/// answered by a 101.
+pub fn scripted() -> (SocketAddr, Receiver<(Peer, String)>) {
+    let (sender, receiver) = channel();
+    let sender: std::sync::Mutex<Sender<_>> = sender.into();
+    let address = serve(move |mut peer| {
+        let head = peer.head();
+        peer.write(switching(&head, "").as_bytes());
+        let _ = sender.lock().expect("not poisoned").send((peer, head));
+    });
+    (address, receiver)
+}
+
+/// The right 101 for a request head; `more` are further header lines.
+pub fn switching(head: &str, more: &str) -> String {
+    let key = field(head, "sec-websocket-key").unwrap_or_else(|| KEY.to_owned());
+    let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n{more}\r\n"
+    )
+}
+
+/// The first value of a field, by its name in lower case.
+pub fn field(head: &str, name: &str) -> Option<String> {
+    head.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        (found.to_ascii_lowercase() == name).then(|| value.trim().to_owned())
+    })
+}
