@@ -302,6 +302,16 @@ pub enum BackendKind {
     },
 }
 
+impl BackendKind {
+    pub fn label(self) -> &'static str {
+        match self {
+            BackendKind::Echo => "echo",
+            BackendKind::Clock { .. } => "clock",
+            BackendKind::Chat { .. } => "chat",
+        }
+    }
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {

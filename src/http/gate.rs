@@ -7,19 +7,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, UPGRADE};
-use http::{Request, Response, StatusCode, request};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::{Request, Response, StatusCode, Version, request};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 
-use crate::config::model::{Compression, Listener, Refuse, Route, Target};
+use crate::config::model::{Compression, Listener, Refuse, Route, Server, Target};
 use crate::gateway::Live;
 use crate::limits::{Permit, Permits};
 use crate::observe::log::{self, About, Refused};
 use crate::policy::client::{self, Client};
-use crate::policy::{origin, route};
-use crate::proto::extensions::Deflate;
-use crate::proto::fields::{self, Host};
+use crate::policy::{origin, route, subprotocol};
+use crate::proto::fields::{self, Hop, Host, Passed};
 use crate::proto::handshake::{self, Offer, Refusal};
 use crate::relay::registry::Entry;
 use crate::relay::session::Opened;
@@ -72,95 +71,87 @@ impl Handover {
 /// Why a request got no further, and what is known for the log.
 struct Refusing {
     refusal: Refusal,
-    route: Option<Arc<Route>>,
+    /// The upstream's own answer, where the refusal is its.
+    answer: Option<Response<Incoming>>,
     upstream: Option<String>,
     detail: Option<String>,
-    /// Set when the client's offer was sound, so that it can be answered with a Close.
-    key: Option<String>,
 }
 
 impl From<Refusal> for Refusing {
     fn from(refusal: Refusal) -> Self {
-        Refusing { refusal, route: None, upstream: None, detail: None, key: None }
+        Refusing { refusal, answer: None, upstream: None, detail: None }
     }
 }
 
 /// Answers one request.
-pub async fn walk(
-    request: Request<Incoming>,
-    visitor: &Visitor,
-    live: &Live,
-) -> (Response<Body>, Option<Handover>) {
+pub async fn walk(request: Request<Incoming>, visitor: &Visitor, live: &Live) -> (Response<Body>, Option<Handover>) {
     let (parts, _body) = request.into_parts();
-    let upgrade = handshake::tries_upgrade(&parts);
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
+    let upgrade = handshake::tries_upgrade(&parts);
     let seen = Seen::of(&parts);
-    let (mut response, handover) = match admit(parts, &client, visitor, live).await {
-        Ok(answered) => answered,
-        Err(refusing) => refuse(refusing, &client, &seen),
+    let found = fields::host(&parts).and_then(|host| Ok((route::find(&live.config.routes, &host, parts.uri.path())?, host)));
+    let (mut response, handover) = match found {
+        Err(refusal) => refuse(refusal.into(), None, None, &client, &seen),
+        Ok((route, host)) => match &route.target {
+            Target::Page(page) if !upgrade => {
+                let page = super::page::answer(*page, &parts, &route.path);
+                (page.map(|body| Either::Left(Full::new(body))), None)
+            }
+            Target::Page(_) => refuse(Refusal::NoRoute.into(), Some(route), None, &client, &seen),
+            Target::Upstream(upstream) => match handshake::read(&parts) {
+                Err(refusal) => refuse(refusal.into(), Some(route), None, &client, &seen),
+                Ok(offer) => {
+                    let key = offer.key.clone();
+                    let arrival = Arrival { parts, offer, host, client, visitor };
+                    match websocket(arrival, route, live, &upstream.name).await {
+                        Ok((response, agreed)) => (response, Some(Handover::Session(Box::new(agreed)))),
+                        Err(refusing) => refuse(refusing, Some(route), Some(&key), &client, &seen),
+                    }
+                }
+            },
+        },
     };
     if upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // Whatever stands behind a refused upgrade is not read as a request: that is how smuggling begins.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
     }
     (response, handover)
 }
 
-async fn admit(
-    parts: request::Parts,
-    client: &Client,
-    visitor: &Visitor,
-    live: &Live,
-) -> Result<(Response<Body>, Option<Handover>), Refusing> {
-    let host = fields::host(&parts)?;
-    let route = route::find(&live.config.routes, &host, parts.uri.path())?;
-    match &route.target {
-        Target::Page(page) => {
-            if handshake::tries_upgrade(&parts) {
-                return Err(Refusal::NoRoute.into());
-            }
-            let page = super::page::answer(*page, &parts, &route.path);
-            Ok((page.map(|body| Either::Left(Full::new(body))), None))
-        }
-        Target::Upstream(upstream) => {
-            let offer = handshake::read(&parts).map_err(|refusal| on(route, refusal))?;
-            let key = offer.key.clone();
-            let agreed = websocket(parts, offer, host, client, visitor, live, route, &upstream.name);
-            agreed.await.map_err(|refusing| Refusing { key: Some(key), route: Some(route.clone()), ..refusing })
-        }
-    }
-}
-
-fn on(route: &Arc<Route>, refusal: Refusal) -> Refusing {
-    Refusing { route: Some(route.clone()), ..refusal.into() }
-}
-
-/// An upgrade on a route that has an upstream: origin, limits, offer, dial, answer.
-#[allow(clippy::too_many_arguments)]
-async fn websocket(
+/// A sound request for a WebSocket.
+struct Arrival<'a> {
     parts: request::Parts,
     offer: Offer,
     host: Host,
-    client: &Client,
-    visitor: &Visitor,
-    live: &Live,
+    client: Client,
+    visitor: &'a Visitor,
+}
+
+/// An upgrade on a route that has an upstream: origin, limits, offer, dial, answer.
+async fn websocket(
+    arrival: Arrival<'_>,
     route: &Arc<Route>,
+    live: &Live,
     upstream: &str,
-) -> Result<(Response<Body>, Option<Handover>), Refusing> {
-    origin::check(&route.origins, &parts.headers, visitor.secure, &host)?;
+) -> Result<(Response<Body>, Agreed), Refusing> {
+    let Arrival { parts, offer, host, client, visitor } = arrival;
+    let hop = Hop { peer: visitor.peer, trusted_peer: client.trusted_peer, tls: visitor.secure, host: &host };
+    let asked = fields::asked(&parts.headers, &hop);
+    origin::check(&route.origins, &parts.headers, asked.secure, &asked.host)?;
     if live.drain.has_begun() {
         return Err(Refusal::Draining.into());
     }
     let permits = live.limits.enter(client.address)?;
-    let subprotocols = handshake::subprotocols(&offer, &route.subprotocols)?;
+    let subprotocols = subprotocol::filter(&route.subprotocols, &offer.subprotocols)?;
     let deflate = match route.relay.compression {
         Compression::Pass => offer.deflate,
         Compression::Off => Vec::new(),
     };
     let pool = live.pool(upstream);
     let server = pool.next();
-    let refused = |refusal, detail| Refusing { upstream: Some(server.text.clone()), detail, ..refusal_of(refusal) };
-    let request = upstream_request(parts, &host, client, visitor, route, server, &subprotocols, &deflate);
+    let passed = Passed { host: route.host_header.as_deref(), subprotocols: &subprotocols, deflate: &deflate };
+    let request = upstream_request(parts, server, &hop, &passed);
+    let refused = |refusal: Refusal, detail| Refusing { upstream: Some(server.text.clone()), detail, ..refusal.into() };
     let (mut parts, opened) = match dial::dial(pool, server, request).await {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
         Ok(Answer::Refused(response)) => {
@@ -179,9 +170,101 @@ async fn websocket(
         client: client.address,
         upstream: server.text.as_str().into(),
     };
-    let agreed =
-        Agreed { upstream: opened, route: route.clone(), deflate: agreement.deflate, permits, order, about };
-    // The extensions of the upstream's head carry the spelling of its field names.
-    let response = Response::from_parts(parts, Either::Left(Full::default()));
-    Ok((response, Some(Handover::Session(Box::new(agreed)))))
+    let agreed = Agreed { upstream: opened, route: route.clone(), deflate: agreement.deflate, permits, order, about };
+    // The extensions of the upstream's head carry the spelling of its field names to the client.
+    Ok((Response::from_parts(parts, Either::Left(Full::default())), agreed))
+}
+
+/// The request to the upstream: the client's, with our fields, to the server's own path.
+fn upstream_request(
+    mut parts: request::Parts,
+    server: &Server,
+    hop: &Hop<'_>,
+    passed: &Passed<'_>,
+) -> Request<Empty<Bytes>> {
+    fields::upstream_headers(&mut parts.headers, hop, passed);
+    let mut request = Request::from_parts(parts, Empty::new());
+    let target = route::target(&server.base, request.uri());
+    // It was part of a valid target, and a server's base is one: the sum is, too.
+    *request.uri_mut() = target.parse().expect("a valid path and query");
+    request
+}
+
+/// Tells the client why not, in the way of the route, and the log.
+fn refuse(
+    refusing: Refusing,
+    route: Option<&Arc<Route>>,
+    key: Option<&str>,
+    client: &Client,
+    seen: &Seen,
+) -> (Response<Body>, Option<Handover>) {
+    let Refusing { refusal, answer, upstream, detail } = refusing;
+    log::refused(&Refused {
+        reason: refusal.label(),
+        status: refusal.status().as_u16(),
+        client: Some(client.address),
+        host: seen.host.as_deref(),
+        path: Some(&seen.path),
+        origin: seen.origin.as_deref(),
+        route: route.map(|route| route.name.as_str()),
+        upstream: upstream.as_deref(),
+        detail,
+    });
+    let aloud = route.is_some_and(|route| route.refuse == Refuse::Close);
+    if let (true, Some(key), Some(code)) = (aloud, key, refusal.close_code()) {
+        return (switching(key), Some(Handover::Close { code, reason: refusal.close_text() }));
+    }
+    let response = match answer {
+        Some(answer) => {
+            let (mut parts, body) = answer.into_parts();
+            fields::refusal_headers(&mut parts.headers);
+            parts.version = Version::HTTP_11;
+            Response::from_parts(parts, Either::Right(body))
+        }
+        None => plain(&refusal),
+    };
+    (response, None)
+}
+
+/// Our own refusal over HTTP.
+fn plain(refusal: &Refusal) -> Response<Body> {
+    let text = format!("{refusal}\n");
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
+    *response.status_mut() = refusal.status();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    for (name, value) in refusal.headers() {
+        headers.append(name, value);
+    }
+    response
+}
+
+/// Our own 101, before a Close that says why not.
+fn switching(key: &str) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::default()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    let accept = HeaderValue::try_from(handshake::accept(key)).expect("base64 is a valid value");
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    response
+}
+
+/// What the log tells of a request that is refused.
+struct Seen {
+    host: Option<String>,
+    path: String,
+    origin: Option<Vec<u8>>,
+}
+
+impl Seen {
+    fn of(parts: &request::Parts) -> Seen {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        Seen {
+            host: parts.headers.get(HOST).map(text),
+            path: parts.uri.path().to_owned(),
+            origin: parts.headers.get(ORIGIN).map(|origin| origin.as_bytes().to_vec()),
+        }
+    }
 }

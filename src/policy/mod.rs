@@ -1,5 +1,6 @@
-//! Policy as plain functions: which route, which origin, which client.
+//! Who may connect and where to: pure decisions over values. No socket, no clock, no global; neither tokio nor hyper.
 
 pub mod client;
 pub mod origin;
 pub mod route;
+pub mod subprotocol;

@@ -1,1 +1,242 @@
 //! Header fields: what is hop-by-hop, what is ours to write, what never passes (RFC 9110 section 7.6, RFC 7239).
+//!
+//! The maps are edited in place and never rebuilt: hyper pairs the peer's spelling of a name with its values by their
+//! order. Every function strips first and sets afterwards, so that nobody can strip what we set (CVE-2021-32813).
+
+mod forwarded;
+pub(crate) mod grammar;
+mod host;
+
+use std::borrow::Cow;
+
+use http::HeaderMap;
+use http::header::{
+    ALT_SVC, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+
+pub(crate) use forwarded::told;
+pub use forwarded::{Asked, Hop, asked};
+pub use host::{Host, host};
+
+use super::extensions::{self, Deflate};
+
+/// The beginning of every name of the opening handshake.
+pub(crate) const SEC_WEBSOCKET: &str = "sec-websocket-";
+const X_FORWARDED: &str = "x-forwarded-";
+const PROXY: &str = "proxy-";
+
+/// Between two neighbours only (RFC 9110 section 7.6.1), beside what `Connection` names and every `Proxy-*`.
+/// `Proxy` itself is no field at all, but CGI makes HTTP_PROXY of it (CVE-2016-5385).
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// What applications believe about the client, its address or the target, although only a proxy can know: from a peer that
+/// is not trusted it never passes. Beside every `X-Forwarded-*`.
+const ASSERTED: [&str; 9] = [
+    "forwarded",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-host",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+];
+
+/// Fields that `Connection` may not remove, beside every `Sec-WebSocket-*`: they are end-to-end (RFC 9110 section 7.6.1
+/// forbids to name such), and we have decided by them.
+const NOT_NOMINABLE: [HeaderName; 2] = [HOST, ORIGIN];
+
+/// The fields of the handshake that a client sends.
+const OF_THE_REQUEST: [HeaderName; 4] = [
+    SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION,
+    SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_EXTENSIONS,
+];
+/// Those that a server sends.
+const OF_THE_ANSWER: [HeaderName; 3] = [
+    SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_EXTENSIONS,
+];
+
+/// What the upstream is offered, after the route's rules.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Passed<'a> {
+    /// The Host to send; `None` passes the client's.
+    pub host: Option<&'a str>,
+    pub subprotocols: &'a [String],
+    pub deflate: &'a [Deflate],
+}
+
+/// Turns the fields of the client's request into those of the upgrade request to the upstream.
+///
+/// End-to-end fields pass, `Sec-WebSocket-Key` and `-Version` among them. Hop-by-hop fields, what `Connection` names,
+/// `Expect` and `Content-Length` (there is no body) do not, nor do names that look like one of ours. `X-Forwarded-For`,
+/// `-Proto`, `-Host`, `Forwarded` and `Via` are written by us: behind what a trusted proxy sent, in place of what
+/// anybody else did.
+pub fn upstream_headers(headers: &mut HeaderMap, hop: &Hop<'_>, passed: &Passed<'_>) {
+    let told = if hop.trusted_peer {
+        told(headers)
+    } else {
+        forwarded::Told::default()
+    };
+
+    strip_hop_by_hop(headers);
+    remove_all(headers, |name| is_lookalike(name));
+    remove_all(headers, |name| {
+        name.as_str().starts_with(SEC_WEBSOCKET) && !OF_THE_REQUEST.contains(name)
+    });
+    if !hop.trusted_peer {
+        remove_all(headers, |name| is_asserted(name.as_str()));
+    }
+    headers.remove(EXPECT);
+    headers.remove(CONTENT_LENGTH);
+
+    if let Some(host) = passed
+        .host
+        .and_then(|host| HeaderValue::from_str(host).ok())
+    {
+        headers.insert(HOST, host);
+    }
+    set(
+        headers,
+        SEC_WEBSOCKET_PROTOCOL,
+        subprotocols_value(passed.subprotocols),
+    );
+    set(
+        headers,
+        SEC_WEBSOCKET_EXTENSIONS,
+        extensions::offer_value(passed.deflate),
+    );
+    forwarded::write(headers, hop, &told);
+    append_to_list(headers, VIA, b"1.1 tidegate");
+    write_upgrade(headers);
+}
+
+/// Turns the fields of the upstream's 101 into those of ours: end-to-end fields pass, also `Set-Cookie` and
+/// `Sec-WebSocket-Accept`; what concerns the upstream's own connection does not (CVE-2026-55458, CVE-2026-105299).
+pub fn answer_headers(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    remove_all(headers, |name| {
+        name.as_str().starts_with(SEC_WEBSOCKET) && !OF_THE_ANSWER.contains(name)
+    });
+    headers.remove(ALT_SVC);
+    // RFC 9110 section 8.6: not in a 1xx. What follows is frames.
+    headers.remove(CONTENT_LENGTH);
+    write_upgrade(headers);
+}
+
+/// Turns the fields of an upstream's own refusal into those of ours.
+pub fn refusal_headers(headers: &mut HeaderMap) {
+    // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length; the latter must not be forwarded then.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    strip_hop_by_hop(headers);
+    // It would lead the client around the gateway.
+    headers.remove(ALT_SVC);
+}
+
+/// The name as an application may read it: CGI and its heirs turn every odd character into an underscore, so that
+/// `X_Forwarded.For` and `X-Forwarded-For` become one (CVE-2026-33433, -54763, -88011). `http` has lower-cased it.
+pub(crate) fn folded(name: &HeaderName) -> Cow<'_, str> {
+    let name = name.as_str();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if name.chars().all(is_plain) {
+        name.into()
+    } else {
+        name.replace(|c| !is_plain(c), "-").into()
+    }
+}
+
+/// Hop-by-hop fields and those that `Connection` names.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = grammar::members(headers, CONNECTION)
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .collect();
+    for name in nominated.iter().filter(|name| may_be_nominated(name)) {
+        headers.remove(name);
+    }
+    remove_all(headers, |name| is_hop_by_hop(name.as_str()));
+}
+
+fn may_be_nominated(name: &HeaderName) -> bool {
+    !NOT_NOMINABLE.contains(name) && !name.as_str().starts_with(SEC_WEBSOCKET)
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name) || name.starts_with(PROXY)
+}
+
+fn is_asserted(name: &str) -> bool {
+    ASSERTED.contains(&name) || name.starts_with(X_FORWARDED)
+}
+
+/// Whether the name could be taken for one that we write, believe or decide by.
+fn is_lookalike(name: &HeaderName) -> bool {
+    let Cow::Owned(folded) = folded(name) else {
+        return false;
+    };
+    let end_to_end = [HOST, ORIGIN, CONTENT_LENGTH, EXPECT];
+    is_asserted(&folded)
+        || is_hop_by_hop(&folded)
+        || folded.starts_with(SEC_WEBSOCKET)
+        || end_to_end.iter().any(|name| name.as_str() == folded)
+}
+
+fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| unwanted(name))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// RFC 6455 section 4.1, in its spelling.
+fn write_upgrade(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+fn subprotocols_value(names: &[String]) -> Option<HeaderValue> {
+    if names.is_empty() {
+        None
+    } else {
+        HeaderValue::from_str(&names.join(", ")).ok()
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => headers.insert(name, value),
+        None => headers.remove(name),
+    };
+}
+
+/// One more member behind the lines of a list field, all of them joined to one line: readers of the first line only
+/// exist.
+fn append_to_list(headers: &mut HeaderMap, name: HeaderName, member: &[u8]) {
+    let lines = headers
+        .get_all(&name)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .filter(|line| !line.is_empty());
+    let joined = lines.chain([member]).collect::<Vec<_>>().join(&b", "[..]);
+    set(headers, name, HeaderValue::from_bytes(&joined).ok());
+}

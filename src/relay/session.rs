@@ -541,7 +541,8 @@ impl<'a> Gather<'a> {
         } else if self.run.end == range.start {
             self.run.end = range.end;
         } else {
-            self.spill().extend_from_slice(&self.input[range]);
+            let piece = &self.input[range];
+            self.spill().extend_from_slice(piece);
         }
     }
 
