@@ -7,6 +7,7 @@
 mod chat;
 mod clock;
 mod echo;
+mod room;
 mod socket;
 
 use std::future::Future;
