@@ -1,0 +1,121 @@
+// What stands between the clients and the servers of a test: the gateway, or nothing at all.
+//
+// TIDEGATE_FRONT=direct puts a blind pipe in the gateway's place: it proves that clients and servers agree with each
+// other, so that whatever fails with the gateway is the gateway's. TIDEGATE_BIN names the gateway's binary.
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import tls from 'node:tls';
+import { once } from 'node:events';
+import { Process } from './process.mjs';
+
+export const direct = process.env.TIDEGATE_FRONT === 'direct';
+export const binary = resolve(process.env.TIDEGATE_BIN ?? join(import.meta.dirname, '../../../target/debug/tidegate'));
+
+/**
+ * Starts a front for `routes`: `{ path, server, lines }`, where `server` is a `ws://` URL and `lines` are further lines
+ * of the route's table. `url(path, scheme)` is where a client connects; `ca` is what it trusts.
+ */
+export async function startFront(routes, more = '') {
+  const directory = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
+  const front = direct ? await startPipes(directory, routes) : await startGateway(directory, routes, more);
+  return {
+    ...front,
+    async stop() {
+      await front.stop();
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+async function startGateway(directory, routes, more) {
+  const file = join(directory, 'config.toml');
+  writeFileSync(file, configuration(directory, routes, more));
+  const gateway = new Process(binary, ['run', '--config', file], { cwd: directory });
+  try {
+    const [, ws] = await gateway.line(/listening on (ws:\/\/127\.0\.0\.1:\d+)/);
+    const [, wss] = await gateway.line(/listening on (wss:\/\/127\.0\.0\.1:\d+)/);
+    return {
+      url: (path, scheme = 'ws') => (scheme === 'wss' ? wss : ws) + path,
+      ca: readFileSync(join(directory, 'cert.pem')),
+      caFile: join(directory, 'cert.pem'),
+      log: () => gateway.output,
+      process: gateway,
+      stop: () => gateway.stop(),
+    };
+  } catch (error) {
+    await gateway.stop();
+    throw error;
+  }
+}
+
+function configuration(directory, routes, more) {
+  const names = [...new Set(routes.filter((route) => route.server).map((route) => route.server))];
+  return [
+    '[limits]',
+    'sessions = 10000',
+    'sessions_per_client = "off"',
+    'handshakes_per_client = "off"',
+    '[[listener]]',
+    'address = "127.0.0.1:0"',
+    '[[listener]]',
+    'address = "127.0.0.1:0"',
+    'tls = { certificate = "cert.pem", key = "key.pem", development = true }',
+    more,
+    ...names.flatMap((server, i) => [`[upstream.server${i}]`, `servers = [${JSON.stringify(server)}]`]),
+    ...routes.flatMap((route, i) => [
+      '[[route]]',
+      `name = "route${i}"`,
+      `path = ${JSON.stringify(route.path)}`,
+      ...(route.server ? [`upstream = "server${names.indexOf(route.server)}"`] : []),
+      ...(route.origins === undefined ? ['origins = ["same-origin", "none"]'] : [route.origins]),
+      ...(route.lines ?? []),
+    ]),
+    '',
+  ].join('\n');
+}
+
+/** A blind pipe for each route and scheme, with a certificate that openssl makes. */
+async function startPipes(directory, routes) {
+  const key = join(directory, 'key.pem');
+  const caFile = join(directory, 'cert.pem');
+  const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'];
+  execFileSync('openssl', ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', key, '-out', caFile, ...subject], {
+    stdio: 'ignore',
+  });
+  const credentials = { key: readFileSync(key), cert: readFileSync(caFile) };
+  const listeners = [];
+  const ports = new Map();
+  for (const { path, server } of routes) {
+    const target = Number(new URL(server).port);
+    const join = (client) => {
+      const upstream = net.connect(target, '127.0.0.1');
+      client.on('error', () => upstream.destroy());
+      upstream.on('error', () => client.destroy());
+      client.on('close', () => upstream.end());
+      client.pipe(upstream).pipe(client);
+    };
+    for (const [scheme, listener] of [['ws', net.createServer(join)], ['wss', tls.createServer(credentials, join)]]) {
+      listener.on('tlsClientError', () => {});
+      listener.listen(0, '127.0.0.1');
+      await once(listener, 'listening');
+      listeners.push(listener);
+      ports.set(`${scheme}:${path}`, listener.address().port);
+    }
+  }
+  const portOf = (path, scheme) => {
+    const route = routes
+      .filter((route) => path === route.path || path.startsWith(route.path === '/' ? '/' : `${route.path}/`))
+      .sort((a, b) => b.path.length - a.path.length)[0];
+    return ports.get(`${scheme}:${route.path}`);
+  };
+  return {
+    url: (path, scheme = 'ws') => `${scheme}://127.0.0.1:${portOf(path, scheme)}${path}`,
+    ca: credentials.cert,
+    caFile,
+    log: () => '',
+    stop: () => listeners.forEach((listener) => listener.close()),
+  };
+}
