@@ -70,7 +70,7 @@ function configuration(directory, routes, more) {
       `name = "route${i}"`,
       `path = ${JSON.stringify(route.path)}`,
       ...(route.server ? [`upstream = "server${names.indexOf(route.server)}"`] : []),
-      ...(route.origins === undefined ? ['origins = ["same-origin", "none"]'] : [route.origins]),
+      ...(route.server ? ['origins = ["same-origin", "none"]'] : []),
       ...(route.lines ?? []),
     ]),
     '',
