@@ -103,8 +103,14 @@ pub struct CertificateFiles {
 pub enum ClientAuth {
     Off,
     /// Checked when shown.
-    Optional { ca: PathBuf, ca_at: Position },
-    Required { ca: PathBuf, ca_at: Position },
+    Optional {
+        ca: PathBuf,
+        ca_at: Position,
+    },
+    Required {
+        ca: PathBuf,
+        ca_at: Position,
+    },
 }
 
 /// The oldest TLS version accepted.
@@ -133,7 +139,7 @@ pub struct Route {
     pub refuse: Refuse,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     Any,
     /// Lower case, no port, no trailing dot.
@@ -265,10 +271,13 @@ pub struct Server {
     pub text: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ServerAddress {
     /// Host without brackets: a name or an address.
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
 }
 
@@ -295,7 +304,9 @@ pub struct Backend {
 pub enum BackendKind {
     Echo,
     /// Pushes the time at this interval.
-    Clock { interval: Duration },
+    Clock {
+        interval: Duration,
+    },
     Chat {
         /// Messages of a room that a newcomer is shown.
         history: usize,

@@ -1,0 +1,270 @@
+//! The command line: arguments in, an exit code out. What the commands do is the library's work.
+//!
+//! Exit codes: 0 fine, 1 a bad configuration or a start that failed, 2 wrong usage (clap's).
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use tidegate::config::model::{ClientAuth, ListenerTls, Position};
+use tidegate::config::{self, Loaded, Problems};
+use tidegate::listen::tls;
+use tidegate::{backend, gateway, observe};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// What runs when nobody has written a configuration yet.
+const EXAMPLE: &str = include_str!("../config.toml");
+const CONFIG_FILE: &str = "config.toml";
+
+/// A WebSocket reverse proxy and gateway that understands frames for the whole life of a connection.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: ConfigArg,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve what the configuration says (the same as no command)
+    Run(ConfigArg),
+    /// Look for every problem in the configuration, and say what it would do
+    Check(CheckArgs),
+    /// Run one embedded WebSocket server as a process of its own
+    Backend(BackendArgs),
+    /// Make a self-signed certificate for development
+    Cert(CertArgs),
+    /// Print the completions of a shell
+    Completions { shell: Shell },
+}
+
+#[derive(Debug, Args)]
+struct ConfigArg {
+    /// The configuration [default: config.toml, or the built-in example where there is none]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Print every option with its default
+    #[arg(long, conflicts_with = "config")]
+    print_default: bool,
+    /// Print the reference of all options as Markdown
+    #[arg(long, conflicts_with_all = ["config", "print_default"], hide = true)]
+    print_reference: bool,
+}
+
+#[derive(Debug, Args)]
+struct BackendArgs {
+    kind: Kind,
+    /// IP address and port; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    listen: SocketAddr,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    /// Returns every message
+    Echo,
+    /// Pushes the time every second
+    Clock,
+    /// A chat server
+    Chat,
+}
+
+#[derive(Debug, Args)]
+struct CertArgs {
+    /// The folder for the certificate and its key
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Host names and IP addresses
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+}
+
+/// `tidegate backend` could not take its address.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: choose another with --listen")]
+struct Listen {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// Why a command failed: its `Display` and its sources are what the user reads.
+type Failure = Box<dyn Error>;
+
+/// Runs the command of the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => run(&cli.run),
+        Some(Command::Run(args)) => run(&args),
+        Some(Command::Check(args)) => check(&args),
+        Some(Command::Backend(args)) => serve_backend(&args),
+        Some(Command::Cert(args)) => make_certificate(&args),
+        Some(Command::Completions { shell }) => completions(shell),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Problems begin with the name of the file, as editors like it.
+            let prefix = if failure.is::<Problems>() { "" } else { "error: " };
+            eprintln!("{prefix}{}", sentences(failure.as_ref()).join("\n  because: "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &ConfigArg) -> Result<(), Failure> {
+    let loaded = load(args)?;
+    print_warnings(&loaded);
+    observe::log::init(&loaded.config.log);
+    let mut runtime = Builder::new_multi_thread();
+    if let Some(workers) = loaded.config.runtime.workers {
+        runtime.worker_threads(workers.get());
+    }
+    let runtime = runtime.enable_all().build()?;
+    Ok(runtime.block_on(gateway::run(loaded))?)
+}
+
+fn check(args: &CheckArgs) -> Result<(), Failure> {
+    if args.print_default {
+        return print(&config::defaults());
+    }
+    if args.print_reference {
+        return print(&config::reference());
+    }
+    let loaded = load(&args.config)?;
+    check_certificates(&loaded)?;
+    print_warnings(&loaded);
+    let file = loaded.source.file().display();
+    print(&format!("{file} is right\n\n{}", config::show::summary(&loaded.config)))
+}
+
+fn serve_backend(args: &BackendArgs) -> Result<(), Failure> {
+    let kind = config::embedded(match args.kind {
+        Kind::Echo => "echo",
+        Kind::Clock => "clock",
+        Kind::Chat => "chat",
+    });
+    let runtime = Runtime::new()?;
+    runtime.block_on(async {
+        let address = args.listen;
+        let listener = TcpListener::bind(address).await.map_err(|source| Listen { address, source })?;
+        print(&format!("listening on ws://{}\n", listener.local_addr()?))?;
+        let stop = CancellationToken::new();
+        tokio::spawn(stop_on_signal(stop.clone())?);
+        Ok(backend::run(kind, listener, stop).await?)
+    })
+}
+
+/// Cancels on SIGINT or SIGTERM.
+fn stop_on_signal(stop: CancellationToken) -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        stop.cancel();
+    })
+}
+
+fn make_certificate(args: &CertArgs) -> Result<(), Failure> {
+    let (certificate, key) = tls::make_certificate(&args.names, &args.out)?;
+    print(&format!("{}\n{}\n", certificate.display(), key.display()))
+}
+
+fn completions(shell: Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut script);
+    print(&String::from_utf8(script)?)
+}
+
+fn load(args: &ConfigArg) -> Result<Loaded, Problems> {
+    let default = Path::new(CONFIG_FILE);
+    match &args.config {
+        Some(path) => config::load(path),
+        // Only what is not there at all: a file that cannot be read must be told.
+        None if default.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
+            eprintln!("no {CONFIG_FILE} here: the built-in example runs");
+            config::parse(EXAMPLE, Path::new("built-in config.toml"))
+        }
+        None => config::load(default),
+    }
+}
+
+/// Loads what TLS needs, so that a wrong certificate is told with its line.
+fn check_certificates(loaded: &Loaded) -> Result<(), Problems> {
+    let wrong = loaded.config.listeners.iter().enumerate().filter_map(|(index, listener)| {
+        let tls = listener.tls.as_ref()?;
+        let first = &tls.certificates[0];
+        // The first start makes them; a check makes nothing.
+        if tls.development && !first.certificate.exists() && !first.key.exists() {
+            return None;
+        }
+        let error = tls::load(tls).err()?;
+        let key = key_at(tls, error.at());
+        let key = format!("listener[{}].tls{key}", index + 1);
+        Some(loaded.source.problem(error.at(), key, sentences(&error).join(": "), None))
+    });
+    Problems::collect(wrong).map_or(Ok(()), Err)
+}
+
+/// Which key of a listener's `tls` stands at a position.
+fn key_at(tls: &ListenerTls, at: Position) -> String {
+    for (index, files) in tls.certificates.iter().enumerate() {
+        let pair = if index == 0 { String::new() } else { format!(".certificates[{index}]") };
+        if files.certificate_at == at {
+            return format!("{pair}.certificate");
+        }
+        if files.key_at == at {
+            return format!("{pair}.key");
+        }
+    }
+    match &tls.client_auth {
+        ClientAuth::Optional { ca_at, .. } | ClientAuth::Required { ca_at, .. } if *ca_at == at => {
+            ".client_ca".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+fn print_warnings(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}\n");
+    }
+}
+
+/// To standard output; a reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// An error and what caused it, one sentence each.
+fn sentences(error: &dyn Error) -> Vec<String> {
+    let mut list = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        list.push(error.to_string());
+        next = error.source();
+    }
+    list
+}

@@ -1,0 +1,337 @@
+//! Takes values out of a table by the names of its schema; what is left over is refused.
+//!
+//! A reader never stops at a problem: it notes it and gives `None`, so that one answer tells every problem of a file.
+
+use std::cell::RefCell;
+
+use super::model::Position;
+use super::problem::{Problem, Source};
+use super::schema::{Fallback, Holds, Key, ROOT, Table};
+use super::tree::{self, Entry, Node, Value};
+use super::value::{Parsed, Wrong, nearest};
+
+/// What was found wrong or doubtful so far.
+pub(super) struct Findings<'s> {
+    pub source: &'s Source,
+    problems: RefCell<Vec<Problem>>,
+    /// Of things that are not there: dropped when the syntax was wrong, because they may only be unreadable.
+    absences: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<Problem>>,
+}
+
+impl<'s> Findings<'s> {
+    pub fn new(source: &'s Source) -> Self {
+        Self {
+            source,
+            problems: RefCell::default(),
+            absences: RefCell::default(),
+            warnings: RefCell::default(),
+        }
+    }
+
+    pub fn wrong(&self, at: Position, key: &str, wrong: Wrong) {
+        self.problems
+            .borrow_mut()
+            .push(self.source.problem(at, key, wrong.message, wrong.help));
+    }
+
+    pub fn absent(&self, at: Position, key: &str, wrong: Wrong) {
+        self.absences
+            .borrow_mut()
+            .push(self.source.problem(at, key, wrong.message, wrong.help));
+    }
+
+    pub fn warn(&self, at: Position, key: &str, wrong: Wrong) {
+        self.warnings
+            .borrow_mut()
+            .push(self.source.problem(at, key, wrong.message, wrong.help));
+    }
+
+    /// Problems, absences, warnings.
+    pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<Problem>) {
+        (
+            self.problems.into_inner(),
+            self.absences.into_inner(),
+            self.warnings.into_inner(),
+        )
+    }
+}
+
+/// One table that is being read.
+pub(super) struct Reader<'f, 's> {
+    findings: &'f Findings<'s>,
+    schema: &'static Table,
+    path: String,
+    at: Position,
+    entries: Vec<Entry>,
+    taken: Vec<&'static str>,
+}
+
+impl<'f, 's> Reader<'f, 's> {
+    pub fn root(findings: &'f Findings<'s>, entries: Vec<Entry>) -> Self {
+        Self::new(findings, &ROOT, String::new(), Position::default(), entries)
+    }
+
+    fn new(
+        findings: &'f Findings<'s>,
+        schema: &'static Table,
+        path: String,
+        at: Position,
+        entries: Vec<Entry>,
+    ) -> Self {
+        Self {
+            findings,
+            schema,
+            path,
+            at,
+            entries,
+            taken: Vec::new(),
+        }
+    }
+
+    /// Where the table itself stands.
+    pub fn at(&self) -> Position {
+        self.at
+    }
+
+    /// `route[2]`
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// `route[2].upstream`
+    pub fn path_of(&self, name: &str) -> String {
+        match self.path.is_empty() {
+            true => name.to_owned(),
+            false => format!("{}.{name}", self.path),
+        }
+    }
+
+    /// Where a key's value stands when the file has it. Ask before the value is taken.
+    pub fn written(&self, name: &str) -> Option<Position> {
+        self.entries
+            .iter()
+            .find(|entry| entry.key == name)
+            .map(|entry| entry.node.at)
+    }
+
+    /// A value that is either written or has a default.
+    pub fn value<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&Node) -> Parsed<T>,
+    ) -> Option<T> {
+        let node = self.take(name)?;
+        self.parsed(&self.path_of(name), &node, parse)
+    }
+
+    /// Each element is read and refused on its own. `None` also where the list is left out.
+    pub fn list<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&Node) -> Parsed<T>,
+    ) -> Option<Vec<T>> {
+        let node = self.take(name)?;
+        let key = self.path_of(name);
+        match &node.value {
+            Value::List(list) => {
+                let read =
+                    |(index, node)| self.parsed(&format!("{key}[{}]", index + 1), node, &parse);
+                let values: Vec<Option<T>> = list.iter().enumerate().map(read).collect();
+                values.into_iter().collect()
+            }
+            Value::Broken => None,
+            _ => {
+                let wrong = Wrong::new(format!("{} stands where a list is wanted", node.kind()));
+                self.findings.wrong(
+                    node.at,
+                    &key,
+                    wrong.help("put it in square brackets: [ … ]"),
+                );
+                None
+            }
+        }
+    }
+
+    /// A table below this one; `None` where it is left out or `"off"`.
+    pub fn table(&mut self, name: &'static str) -> Option<Reader<'f, 's>> {
+        let off = self.key(name).kind.contains("\"off\"");
+        let node = self.take(name)?;
+        match &node.value {
+            Value::Text(text) if off && text == "off" => None,
+            _ => self.below(name, self.path_of(name), node),
+        }
+    }
+
+    /// A list of tables.
+    pub fn tables(&mut self, name: &'static str) -> Vec<Reader<'f, 's>> {
+        let Some(node) = self.take(name) else {
+            return Vec::new();
+        };
+        let key = self.path_of(name);
+        match node.value {
+            Value::List(list) => list
+                .into_iter()
+                .enumerate()
+                .filter_map(|(index, node)| self.below(name, format!("{key}[{}]", index + 1), node))
+                .collect(),
+            Value::Broken => Vec::new(),
+            _ => {
+                let wrong = Wrong::new(format!(
+                    "{} stands where a list of tables is wanted",
+                    node.kind()
+                ));
+                self.findings
+                    .wrong(node.at, &key, wrong.help(format!("write [[{key}]]")));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Tables by name, with the place of the name.
+    pub fn named(&mut self, name: &'static str) -> Vec<(String, Reader<'f, 's>)> {
+        let Some(node) = self.take(name) else {
+            return Vec::new();
+        };
+        let key = self.path_of(name);
+        match node.value {
+            Value::Table(entries) => entries
+                .into_iter()
+                .filter_map(|entry| {
+                    let path = format!("{key}.{}", entry.key);
+                    Some((entry.key, self.below(name, path, entry.node)?))
+                })
+                .collect(),
+            Value::Broken => Vec::new(),
+            _ => {
+                let wrong = Wrong::new(format!(
+                    "{} stands where named tables are wanted",
+                    node.kind()
+                ));
+                self.findings
+                    .wrong(node.at, &key, wrong.help(format!("write [{key}.NAME]")));
+                Vec::new()
+            }
+        }
+    }
+
+    pub fn wrong(&self, at: Position, name: &str, wrong: Wrong) {
+        self.findings.wrong(at, &self.path_of(name), wrong);
+    }
+
+    pub fn absent(&self, at: Position, name: &str, wrong: Wrong) {
+        self.findings.absent(at, &self.path_of(name), wrong);
+    }
+
+    pub fn warn(&self, at: Position, name: &str, wrong: Wrong) {
+        self.findings.warn(at, &self.path_of(name), wrong);
+    }
+
+    /// Refuses what nobody took. To be called once everything was asked for.
+    pub fn finish(mut self) {
+        let unread: Vec<_> = self
+            .schema
+            .keys
+            .iter()
+            .filter(|key| !self.taken.contains(&key.name))
+            .collect();
+        debug_assert!(
+            unread.is_empty(),
+            "{}: nobody reads {unread:?}",
+            self.schema.title
+        );
+        for entry in std::mem::take(&mut self.entries) {
+            let wrong = self.unknown(&entry.key);
+            self.findings
+                .wrong(entry.at, &self.path_of(&entry.key), wrong);
+        }
+    }
+
+    fn unknown(&self, name: &str) -> Wrong {
+        if self.schema.later.contains(&name) {
+            return Wrong::new("not yet supported in this version").help("remove it");
+        }
+        let wrong = Wrong::new(format!("unknown key in {}", self.schema.title));
+        if let Some(near) = nearest(name, self.schema.keys.iter().map(|key| key.name)) {
+            return wrong.help(format!("did you mean `{near}`?"));
+        }
+        match home(&ROOT, name) {
+            Some(table) => wrong.help(format!("`{name}` is a key of {table}")),
+            None => {
+                let names: Vec<_> = self.schema.keys.iter().map(|key| key.name).collect();
+                wrong.help(format!("known: {}", names.join(", ")))
+            }
+        }
+    }
+
+    fn key(&self, name: &'static str) -> &'static Key {
+        self.schema
+            .key(name)
+            .unwrap_or_else(|| panic!("{} has no key {name:?} in its schema", self.schema.title))
+    }
+
+    /// What is written, or else the default.
+    fn take(&mut self, name: &'static str) -> Option<Node> {
+        let key = self.key(name);
+        self.taken.push(name);
+        if let Some(index) = self.entries.iter().position(|entry| entry.key == name) {
+            return Some(self.entries.remove(index).node);
+        }
+        match key.fallback {
+            Fallback::Default(text) => Some(tree::constant(text, self.at)),
+            Fallback::Required(example) => {
+                let wrong = Wrong::new("is missing").help(format!("add `{name} = {example}`"));
+                self.absent(self.at, name, wrong);
+                None
+            }
+            Fallback::Either(_) | Fallback::Nothing(..) => None,
+        }
+    }
+
+    fn parsed<T>(&self, key: &str, node: &Node, parse: impl Fn(&Node) -> Parsed<T>) -> Option<T> {
+        if matches!(node.value, Value::Broken) {
+            return None;
+        }
+        parse(node)
+            .map_err(|wrong| self.findings.wrong(node.at, key, wrong))
+            .ok()
+    }
+
+    fn below(&self, name: &'static str, path: String, node: Node) -> Option<Reader<'f, 's>> {
+        let schema = match self.key(name).holds {
+            Holds::Table(schema) | Holds::Tables(schema) | Holds::Named(schema) => schema,
+            Holds::Value => panic!("{name:?} holds no table in its schema"),
+        };
+        match node.value {
+            Value::Table(entries) => {
+                Some(Reader::new(self.findings, schema, path, node.at, entries))
+            }
+            Value::Broken => None,
+            _ => {
+                let wrong = Wrong::new(format!("{} stands where a table is wanted", node.kind()));
+                let help = match self.key(name).holds {
+                    Holds::Named(_) => format!("write [{name}.NAME] and its keys below"),
+                    _ if matches!(node.value, Value::List(_)) => {
+                        format!("there is one only: write [{name}]")
+                    }
+                    _ => format!("like {{ {} = … }}", schema.keys[0].name),
+                };
+                self.findings.wrong(node.at, &path, wrong.help(help));
+                None
+            }
+        }
+    }
+}
+
+/// The table that has a key of this name: a key that stands below the wrong header is a frequent slip.
+fn home(table: &'static Table, name: &str) -> Option<&'static str> {
+    let below = |key: &'static Key| match key.holds {
+        Holds::Table(table) | Holds::Tables(table) | Holds::Named(table) => Some(table),
+        Holds::Value => None,
+    };
+    let tables = || table.keys.iter().filter_map(below);
+    tables()
+        .find(|table| table.key(name).is_some())
+        .map(|table| table.title)
+        .or_else(|| tables().find_map(|table| home(table, name)))
+}

@@ -1,0 +1,560 @@
+//! Every table and key of `config.toml`, with its default and its meaning: the one place where these stand.
+//!
+//! From it come the refusal of unknown keys, the defaults, `check --print-default` and docs/configuration.md.
+
+/// One table of the file.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// As it is headed in the file: `[[listener]]`, `[upstream.NAME]`; for values like `{ … }` the path of the key.
+    pub title: &'static str,
+    pub doc: &'static str,
+    pub keys: &'static [Key],
+    /// Keys of later versions, so that they are told apart from misspelt ones.
+    pub later: &'static [&'static str],
+}
+
+#[derive(Debug)]
+pub(super) struct Key {
+    pub name: &'static str,
+    /// What may stand there, for people.
+    pub kind: &'static str,
+    pub fallback: Fallback,
+    pub doc: &'static str,
+    pub holds: Holds,
+}
+
+/// What holds where a key is left out.
+#[derive(Debug)]
+pub(super) enum Fallback {
+    /// This TOML value.
+    Default(&'static str),
+    /// It must be written. With an example.
+    Required(&'static str),
+    /// It must be written unless its alternative is. With an example.
+    Either(&'static str),
+    /// Nothing, which means the second. With an example.
+    Nothing(&'static str, &'static str),
+}
+
+#[derive(Debug)]
+pub(super) enum Holds {
+    Value,
+    /// `[name]` or `name = { … }`
+    Table(&'static Table),
+    /// `[[name]]` or `name = [{ … }]`
+    Tables(&'static Table),
+    /// `[name.NAME]`
+    Named(&'static Table),
+}
+
+use Fallback::{Default, Either, Nothing, Required};
+
+impl Table {
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+}
+
+const fn key(name: &'static str, kind: &'static str, fallback: Fallback, doc: &'static str) -> Key {
+    Key {
+        name,
+        kind,
+        fallback,
+        doc,
+        holds: Holds::Value,
+    }
+}
+
+const fn section(name: &'static str, holds: Holds, fallback: Fallback) -> Key {
+    let table = match &holds {
+        Holds::Table(table) | Holds::Tables(table) | Holds::Named(table) => table,
+        Holds::Value => panic!("a section holds a table"),
+    };
+    Key {
+        name,
+        kind: "table",
+        fallback,
+        doc: table.doc,
+        holds,
+    }
+}
+
+const DURATION: &str = "duration";
+const DURATION_OR_OFF: &str = "duration or \"off\"";
+const FILE: &str = "path of a PEM file";
+
+pub(super) static ROOT: Table = Table {
+    title: "the file",
+    doc: "",
+    keys: &[
+        section("runtime", Holds::Table(&RUNTIME), Default("{}")),
+        section("limits", Holds::Table(&LIMITS), Default("{}")),
+        section("listener", Holds::Tables(&LISTENER), Default("[]")),
+        section("route", Holds::Tables(&ROUTE), Default("[]")),
+        section("upstream", Holds::Named(&UPSTREAM), Default("{}")),
+        section("backend", Holds::Tables(&BACKEND), Default("[]")),
+        section("log", Holds::Table(&LOG), Default("{}")),
+        section("drain", Holds::Table(&DRAIN), Default("{}")),
+    ],
+    later: &["admin"],
+};
+
+pub(super) static RUNTIME: Table = Table {
+    title: "[runtime]",
+    doc: "The process.",
+    keys: &[key(
+        "workers",
+        "number or \"auto\"",
+        Default("\"auto\""),
+        "Worker threads. \"auto\": one for each processor.",
+    )],
+    later: &[],
+};
+
+pub(super) static LIMITS: Table = Table {
+    title: "[limits]",
+    doc: "Limits of the whole gateway. A client is an address (IPv6: a /64 network).",
+    keys: &[
+        key(
+            "sessions",
+            "number",
+            Default("100000"),
+            "WebSocket sessions open at once.",
+        ),
+        key(
+            "connections",
+            "number",
+            Default("120000"),
+            "TCP connections open at once, those whose handshake is not finished included.",
+        ),
+        key(
+            "sessions_per_client",
+            "number or \"off\"",
+            Default("1000"),
+            "Sessions open at once from one client.",
+        ),
+        key(
+            "handshakes_per_client",
+            "rate or \"off\"",
+            Default("\"100/s\""),
+            "Opening handshakes of one client; as many may come in one burst.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static LISTENER: Table = Table {
+    title: "[[listener]]",
+    doc: "An address on which clients are served. At least one.",
+    keys: &[
+        key(
+            "address",
+            "IP address and port",
+            Required("\"127.0.0.1:8080\""),
+            "Where to listen: \"0.0.0.0:8080\", \"[::]:8080\". Port 0 takes a free port.",
+        ),
+        Key {
+            name: "tls",
+            kind: "table",
+            fallback: Nothing(
+                "{ certificate = \"certs/localhost.pem\", key = \"certs/localhost.key\" }",
+                "no TLS",
+            ),
+            doc: "Serves wss:// and https:// here.",
+            holds: Holds::Table(&LISTENER_TLS),
+        },
+        key(
+            "trusted_proxies",
+            "list of networks",
+            Default("[]"),
+            "Peers whose X-Forwarded-* and Forwarded fields are believed: \"10.0.0.0/8\", \"::1\".",
+        ),
+        key(
+            "tls_timeout",
+            DURATION,
+            Default("\"10s\""),
+            "For the whole TLS handshake.",
+        ),
+        key(
+            "head_timeout",
+            DURATION,
+            Default("\"10s\""),
+            "From the connection, or the last answer, to a whole request head.",
+        ),
+        key(
+            "head_bytes_max",
+            "size, 8KiB to 1MiB",
+            Default("\"16KiB\""),
+            "Size of a request head.",
+        ),
+        key(
+            "headers_max",
+            "number, 16 to 1000",
+            Default("100"),
+            "Header fields of a request.",
+        ),
+    ],
+    later: &["proxy_protocol", "limits"],
+};
+
+pub(super) static LISTENER_TLS: Table = Table {
+    title: "listener.tls",
+    doc: "TLS of a listener: `tls = { … }`, or a table [listener.tls] below its listener.",
+    keys: &[
+        key(
+            "certificate",
+            FILE,
+            Either("\"certs/localhost.pem\""),
+            "The certificate, followed by its chain.",
+        ),
+        key(
+            "key",
+            FILE,
+            Either("\"certs/localhost.key\""),
+            "The private key of the certificate.",
+        ),
+        Key {
+            name: "certificates",
+            kind: "list of { certificate, key }",
+            fallback: Default("[]"),
+            doc: "More certificates. The name that the client asks for (SNI) chooses; the first one serves the rest.",
+            holds: Holds::Tables(&CERTIFICATES),
+        },
+        key(
+            "development",
+            "true or false",
+            Default("false"),
+            "Makes a self-signed certificate at `certificate` and `key` when neither file is there.",
+        ),
+        key(
+            "client_auth",
+            "\"off\", \"optional\" or \"required\"",
+            Default("\"off\""),
+            "Whether a client shows a certificate. \"optional\": it is checked when shown.",
+        ),
+        key(
+            "client_ca",
+            FILE,
+            Nothing("\"certs/clients.pem\"", "none"),
+            "The authorities that sign clients' certificates.",
+        ),
+        key(
+            "min_version",
+            "\"1.2\" or \"1.3\"",
+            Default("\"1.2\""),
+            "The oldest version of TLS that is served.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static CERTIFICATES: Table = Table {
+    title: "listener.tls.certificates",
+    doc: "One more certificate of a listener.",
+    keys: &[
+        key(
+            "certificate",
+            FILE,
+            Required("\"certs/other.pem\""),
+            "The certificate, followed by its chain.",
+        ),
+        key(
+            "key",
+            FILE,
+            Required("\"certs/other.key\""),
+            "Its private key.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static ROUTE: Table = Table {
+    title: "[[route]]",
+    doc: "Which requests are served, and how. The exact host wins over \"*.\", that over any; then the longest path.",
+    keys: &[
+        key(
+            "name",
+            "string",
+            Nothing("\"echo\"", "host and path"),
+            "The route's name in logs. Unique.",
+        ),
+        key(
+            "host",
+            "host name",
+            Nothing("\"chat.example.com\"", "any host"),
+            "The host asked for, without port. \"*.example.com\" is any name below example.com.",
+        ),
+        key(
+            "path",
+            "path",
+            Default("\"/\""),
+            "The path and all below it: \"/chat\" serves /chat and /chat/room, not /chatter. \"/\" is any path.",
+        ),
+        key(
+            "upstream",
+            "name of an upstream",
+            Either("\"echo\""),
+            "Where sessions go. Either this or `page`.",
+        ),
+        key(
+            "page",
+            "\"chat\"",
+            Nothing("\"chat\"", "no page"),
+            "Answers GET at exactly this path with a page that is built in.",
+        ),
+        key(
+            "origins",
+            "list of origins",
+            Default("[\"same-origin\", \"none\"]"),
+            "Which web pages may connect: \"https://example.com\", \"https://*.example.com\", \"same-origin\"; \
+             \"none\": requests without Origin (not from a browser); \"any\" alone: no check.",
+        ),
+        key(
+            "subprotocols",
+            "list of names",
+            Nothing("[\"chat.v2\", \"chat.v1\"]", "all pass"),
+            "Which of the subprotocols that a client offers reach the upstream.",
+        ),
+        key(
+            "subprotocol_required",
+            "true or false",
+            Default("false"),
+            "Refuses clients that offer none of them.",
+        ),
+        key(
+            "encoded_slashes",
+            "true or false",
+            Default("false"),
+            "Accepts %2F in a path.",
+        ),
+        key(
+            "host_header",
+            "host, host:port",
+            Nothing("\"backend.internal\"", "the client's"),
+            "The Host sent upstream.",
+        ),
+        Key {
+            name: "heartbeat",
+            kind: "table or \"off\"",
+            fallback: Default("{}"),
+            doc: "Pings a quiet side, and ends the session of a dead one.",
+            holds: Holds::Table(&HEARTBEAT),
+        },
+        key(
+            "idle_timeout",
+            DURATION_OR_OFF,
+            Default("\"off\""),
+            "Ends a session on which no message began for so long.",
+        ),
+        key(
+            "max_age",
+            DURATION_OR_OFF,
+            Default("\"off\""),
+            "Ends a session of that age.",
+        ),
+        key(
+            "frame_timeout",
+            DURATION,
+            Default("\"60s\""),
+            "A frame that has begun must move on by 64 KiB, or end, within it.",
+        ),
+        key(
+            "close_timeout",
+            DURATION,
+            Default("\"5s\""),
+            "How long the answer to a Close is awaited.",
+        ),
+        key(
+            "frame_bytes_max",
+            "size or \"off\"",
+            Default("\"16MiB\""),
+            "Size of one frame. Left out, it is never above `message_bytes_max`.",
+        ),
+        key(
+            "message_bytes_max",
+            "size or \"off\"",
+            Default("\"64MiB\""),
+            "Size of one message, over all its frames.",
+        ),
+        key(
+            "fragments_max",
+            "number or \"off\"",
+            Default("\"off\""),
+            "Frames of one message.",
+        ),
+        key(
+            "ping",
+            "\"answer\" or \"forward\"",
+            Default("\"answer\""),
+            "\"answer\": pings are answered here. \"forward\": pings and pongs pass to the other side.",
+        ),
+        key(
+            "compression",
+            "\"pass\" or \"off\"",
+            Default("\"pass\""),
+            "Whether permessage-deflate may be agreed on.",
+        ),
+        key(
+            "strict",
+            "true or false",
+            Default("false"),
+            "Checks that text messages are UTF-8.",
+        ),
+        key(
+            "refuse",
+            "\"http\" or \"close\"",
+            Default("\"http\""),
+            "How a refusal is told: an HTTP status, or a Close right after the handshake, which browsers can read.",
+        ),
+    ],
+    later: &["http", "limits"],
+};
+
+pub(super) static HEARTBEAT: Table = Table {
+    title: "route.heartbeat",
+    doc: "`heartbeat = { interval = …, timeout = … }`, or \"off\".",
+    keys: &[
+        key(
+            "interval",
+            DURATION,
+            Default("\"25s\""),
+            "A side that was quiet for so long gets a ping.",
+        ),
+        key(
+            "timeout",
+            DURATION,
+            Default("\"10s\""),
+            "A side from which nothing came for so long after a ping is dead.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static UPSTREAM: Table = Table {
+    title: "[upstream.NAME]",
+    doc: "A WebSocket service behind the gateway. Routes name it.",
+    keys: &[
+        key(
+            "servers",
+            "list of addresses",
+            Required("[\"ws://127.0.0.1:9001\"]"),
+            "Taken in turn: \"ws://host:port\", \"wss://host:port/base\", \"unix:/run/chat.sock\".",
+        ),
+        key(
+            "connect_timeout",
+            DURATION,
+            Default("\"3s\""),
+            "For connecting to a server.",
+        ),
+        key(
+            "handshake_timeout",
+            DURATION,
+            Default("\"5s\""),
+            "From there to the whole head of its answer, TLS included.",
+        ),
+        Key {
+            name: "tls",
+            kind: "table",
+            fallback: Default("{}"),
+            doc: "TLS towards wss:// servers.",
+            holds: Holds::Table(&UPSTREAM_TLS),
+        },
+    ],
+    later: &["balance"],
+};
+
+pub(super) static UPSTREAM_TLS: Table = Table {
+    title: "upstream.NAME.tls",
+    doc: "TLS towards the wss:// servers of an upstream: `tls = { … }`, or a table [upstream.NAME.tls].",
+    keys: &[
+        key(
+            "ca",
+            FILE,
+            Nothing("\"certs/ca.pem\"", "the system's"),
+            "The authorities to believe.",
+        ),
+        key(
+            "server_name",
+            "host name",
+            Nothing("\"chat.internal\"", "the server's host"),
+            "The name that is asked for and checked.",
+        ),
+        key(
+            "certificate",
+            FILE,
+            Nothing("\"certs/gateway.pem\"", "none"),
+            "Our own certificate, shown when asked for.",
+        ),
+        key(
+            "key",
+            FILE,
+            Nothing("\"certs/gateway.key\"", "none"),
+            "Its private key.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static BACKEND: Table = Table {
+    title: "[[backend]]",
+    doc: "An embedded WebSocket server, for trying and testing. An upstream reaches it at its address.",
+    keys: &[
+        key(
+            "kind",
+            "\"echo\", \"clock\" or \"chat\"",
+            Required("\"echo\""),
+            "\"echo\" returns every message, \"clock\" pushes the time, \"chat\" is a chat server.",
+        ),
+        key(
+            "listen",
+            "IP address and port",
+            Required("\"127.0.0.1:9001\""),
+            "Where it listens.",
+        ),
+        key(
+            "interval",
+            DURATION,
+            Default("\"1s\""),
+            "Between two messages of a clock.",
+        ),
+        key(
+            "history",
+            "number, up to 10000",
+            Default("50"),
+            "Messages of a chat room that a newcomer is shown.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static LOG: Table = Table {
+    title: "[log]",
+    doc: "One line for each refused handshake and each ended session, on standard error.",
+    keys: &[
+        key(
+            "format",
+            "\"human\" or \"json\"",
+            Default("\"human\""),
+            "For people, or one JSON object on a line.",
+        ),
+        key(
+            "level",
+            "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+            Default("\"info\""),
+            "What is logged: this and all that is more severe.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static DRAIN: Table = Table {
+    title: "[drain]",
+    doc: "How the gateway stops on SIGTERM and SIGINT. A second signal ends it at once.",
+    keys: &[key(
+        "grace",
+        "duration, also \"0s\"",
+        Default("\"30s\""),
+        "How long sessions may take to end.",
+    )],
+    later: &["window"],
+};
