@@ -1,14 +1,17 @@
 //! The scanner: walks the frames of one direction and says which bytes may pass (RFC 6455 section 5).
 //!
-//! Bytes in, steps out; no I/O, no clock, no allocation while frames arrive whole. Data frames pass untouched, while they
-//! are still arriving. Control frames never pass: they come out as events, and the relay decides. A header's bytes are
-//! held until the header is complete and allowed (at most 14), so that nothing of a refused frame was written.
+//! Bytes in, steps out; no I/O, no clock, no allocation while frames arrive whole. Data frames pass untouched, while
+//! they are still arriving. Control frames never pass: they come out as events, and the relay decides. A header's bytes
+//! are held until it is complete and allowed (at most 14), so that nothing of a refused frame was written.
 
 use std::num::NonZeroU32;
 
 use super::close::{self, Code};
 use super::frame::{CONTROL_MAX, Control, Fault, HEADER_MAX, Header, Opcode, Parsed, mask};
 use super::utf8::{self, Utf8};
+
+/// In [`Header::rsv`].
+const RSV1: u8 = 0x4;
 
 /// What the scanner enforces in its direction.
 #[derive(Debug, Clone, Copy)]
@@ -198,9 +201,9 @@ impl From<utf8::Invalid> for Violation {
 
 /// One direction of one session.
 ///
-/// A frame that breaks a rule is settled at its header, before any of its bytes pass. Only `strict` looks further: a text
-/// that turns out invalid passes nothing of the input that shows it from its frame on, so that
-/// [`Scanner::at_boundary`] is false only where an earlier input had brought more of that frame than part of its header.
+/// Whether a data frame may pass is settled at its header. Only `strict` looks further: where a text turns out invalid,
+/// nothing passes of what this input has of its frame. So [`Scanner::at_boundary`] is false after a violation only
+/// where an earlier input had brought that frame's whole header, which has passed.
 pub struct Scanner {
     rules: Rules,
     open: Open,
@@ -382,6 +385,7 @@ impl Scanner {
             }
             Open::Header(held) => {
                 let held = *held;
+                self.open = Open::Nothing;
                 return self.resume_header(held, input, step);
             }
             Open::Control(cut) => {
@@ -424,11 +428,21 @@ impl Scanner {
         Ok(())
     }
 
-    /// A data frame whose payload begins with `rest`: how much of `rest` it takes.
+    /// A data frame whose payload begins with `rest`: how much of `rest` it takes. Nothing must be open.
     #[inline]
     fn data_frame(&mut self, header: &Header, rest: &[u8]) -> Result<usize, Violation> {
         self.check(header)?;
-        let text = self.enter_message(header)?;
+        let text = if header.opcode == Opcode::Continuation {
+            self.continue_message(header)?
+        } else {
+            self.begin_message(header)?
+        };
+        // Most frames come whole and are not looked into: nothing of them needs to be remembered.
+        if header.payload_len <= rest.len() as u64 && !text {
+            self.bytes += header.payload_len;
+            self.end_frame(header.fin);
+            return Ok(header.payload_len as usize);
+        }
         let payload = Payload {
             remaining: header.payload_len,
             fin: header.fin,
@@ -457,7 +471,6 @@ impl Scanner {
         let rest = &input[step.taken..];
         if let Some(payload) = rest.get(..want) {
             let event = control_event(header.opcode, header.mask, payload)?;
-            self.open = Open::Nothing;
             step.taken += want;
             step.event = Some(event);
         } else {
@@ -480,11 +493,8 @@ impl Scanner {
     /// The rules that look at one header alone.
     #[inline]
     fn check(&self, header: &Header) -> Result<(), Violation> {
-        // Section 5.2, and RFC 7692 section 6: RSV1 marks a message, so it belongs on the first frame alone.
-        let rsv1 = self.rules.deflate && matches!(header.opcode, Opcode::Text | Opcode::Binary);
-        let allowed = if rsv1 { 0x4 } else { 0 };
-        if header.rsv & !allowed != 0 {
-            return Err(Violation::ReservedBits);
+        if header.rsv != 0 {
+            self.check_rsv(header)?;
         }
         // Section 5.1.
         match (self.rules.masked, header.mask.is_some()) {
@@ -494,54 +504,67 @@ impl Scanner {
         }
     }
 
-    /// The rules that look at a data frame's place in its message (section 5.4), and the limits; whether its payload is
-    /// to be checked for UTF-8.
+    /// Section 5.2, and RFC 7692 section 6: RSV1 marks a message, so it belongs on the first frame alone.
+    fn check_rsv(&self, header: &Header) -> Result<(), Violation> {
+        let is_start = matches!(header.opcode, Opcode::Text | Opcode::Binary);
+        if header.rsv == RSV1 && is_start && self.rules.deflate {
+            Ok(())
+        } else {
+            Err(Violation::ReservedBits)
+        }
+    }
+
+    /// The first frame of a message (section 5.4), and its limits; whether the payload is to be checked for UTF-8.
     #[inline]
-    fn enter_message(&mut self, header: &Header) -> Result<bool, Violation> {
-        let is_start = header.opcode != Opcode::Continuation;
-        let (before, fragments, text) = match (is_start, &self.message) {
-            (false, None) => return Err(Violation::ContinuationWithoutStart),
-            (true, Some(_)) => return Err(Violation::StartInsideMessage),
-            (false, Some(message)) => (message.bytes, message.fragments, message.text),
-            (true, None) => (
-                0,
-                0,
-                self.rules.strict && header.opcode == Opcode::Text && header.rsv == 0,
-            ),
-        };
-        if header.payload_len > self.rules.frame_bytes_max {
-            return Err(Violation::FrameTooBig);
+    fn begin_message(&mut self, header: &Header) -> Result<bool, Violation> {
+        if self.message.is_some() {
+            return Err(Violation::StartInsideMessage);
         }
-        let bytes = before
-            .checked_add(header.payload_len)
-            .ok_or(Violation::MessageTooBig)?;
-        if bytes > self.rules.message_bytes_max {
-            return Err(Violation::MessageTooBig);
-        }
-        let fragments = fragments.saturating_add(1);
-        if self
-            .rules
-            .fragments_max
-            .is_some_and(|max| fragments > max.get())
-        {
-            return Err(Violation::TooManyFragments);
-        }
-        if is_start {
-            self.messages += 1;
-        }
+        self.check_size(header, 0)?;
+        let text = self.rules.strict && header.opcode == Opcode::Text && header.rsv & RSV1 == 0;
+        self.messages += 1;
         // A message of one frame needs no record: most messages are that.
-        if !(is_start && header.fin) {
+        if !header.fin {
             self.message = Some(Message {
-                bytes,
-                fragments,
+                bytes: header.payload_len,
+                fragments: 1,
                 text,
             });
         }
         Ok(text)
     }
 
-    /// Takes from `input` what belongs to the payload: how much that was.
+    /// A later frame of a message (section 5.4), as [`Self::begin_message`].
+    fn continue_message(&mut self, header: &Header) -> Result<bool, Violation> {
+        let Some(mut message) = self.message else {
+            return Err(Violation::ContinuationWithoutStart);
+        };
+        message.bytes = self.check_size(header, message.bytes)?;
+        message.fragments = message.fragments.saturating_add(1);
+        if self
+            .rules
+            .fragments_max
+            .is_some_and(|max| message.fragments > max.get())
+        {
+            return Err(Violation::TooManyFragments);
+        }
+        self.message = Some(message);
+        Ok(message.text)
+    }
+
+    /// The limits of a frame, and of its message, of which `before` came in earlier frames; the message's size by now.
     #[inline]
+    fn check_size(&self, header: &Header, before: u64) -> Result<u64, Violation> {
+        if header.payload_len > self.rules.frame_bytes_max {
+            return Err(Violation::FrameTooBig);
+        }
+        match before.checked_add(header.payload_len) {
+            Some(bytes) if bytes <= self.rules.message_bytes_max => Ok(bytes),
+            _ => Err(Violation::MessageTooBig),
+        }
+    }
+
+    /// Takes from `input` what belongs to the payload: how much that was.
     fn payload(&mut self, mut payload: Payload, input: &[u8]) -> Result<usize, Violation> {
         let len = usize::try_from(payload.remaining)
             .map_or(input.len(), |remaining| remaining.min(input.len()));
@@ -552,17 +575,21 @@ impl Scanner {
         self.bytes += len as u64;
         if payload.remaining > 0 {
             self.open = Open::Payload(payload);
-            return Ok(len);
-        }
-        self.open = Open::Nothing;
-        if payload.fin {
-            self.message = None;
+        } else {
+            self.open = Open::Nothing;
+            self.end_frame(payload.fin);
         }
         Ok(len)
     }
 
+    #[inline]
+    fn end_frame(&mut self, fin: bool) {
+        if fin {
+            self.message = None;
+        }
+    }
+
     /// Section 8.1: `bytes` come next in a text, and end it where they end a last frame.
-    #[inline(never)]
     fn check_text(&mut self, payload: &mut Payload, bytes: &[u8]) -> Result<(), Violation> {
         match &mut payload.key {
             None => self.utf8.push(bytes)?,

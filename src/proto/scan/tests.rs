@@ -150,7 +150,7 @@ fn run<'a>(rules: Rules, pieces: impl IntoIterator<Item = &'a [u8]>, until: Unti
     }
 }
 
-/// Hands every way to cut `input` that the tables try to `check`: whole, at every point, byte by byte, with empty pieces.
+/// Hands `check` every way to cut `input` that the tables try: whole, at every point, byte by byte, with empty pieces.
 fn each_cut(input: &[u8], mut check: impl FnMut(Vec<&[u8]>)) {
     check(vec![input]);
     check(input.chunks(1).collect());
@@ -699,8 +699,8 @@ fn kinds_and_close_codes() {
     }
 }
 
-/// A row of `strict`: as `refused`, but what passes depends on the cuts. All before the refused frame passes, and of that
-/// frame only what was valid when it came, or nothing where it came at once.
+/// A row of `strict`: as `refused`, but what passes depends on the cuts. All before the refused frame passes, and of
+/// that frame only what was valid when it came, or nothing where it came at once.
 fn not_utf8(rule: &str, rules: Rules, before: &[Vec<u8>], last: &[u8]) {
     let before = before.concat();
     let input = [&before, last].concat();
