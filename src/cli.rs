@@ -129,6 +129,7 @@ pub fn main() -> ExitCode {
 
 fn run(args: &ConfigArg) -> Result<(), Failure> {
     let loaded = load(args)?;
+    check_certificates(&loaded)?;
     print_warnings(&loaded);
     observe::log::init(&loaded.config.log);
     let mut runtime = Builder::new_multi_thread();

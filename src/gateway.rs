@@ -3,17 +3,19 @@
 //! Everything that can fail is done before the first connection is accepted: files read, sockets bound.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend;
 use crate::config::model::{Config, Listener};
+use crate::config::{Loaded, show};
 use crate::drain::Drain;
 use crate::http::serve::{self, Secured};
 use crate::limits::Limits;
@@ -58,6 +60,8 @@ pub enum StartError {
     Backend { kind: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("cannot listen for signals")]
+    Signals(#[source] io::Error),
     #[error("upstream {name}")]
     UpstreamTls { name: String, source: TlsError },
 }
@@ -69,6 +73,50 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => " (ports below 1024 need a privilege: choose a higher one)",
         io::ErrorKind::AddrNotAvailable => " (this machine has no such address)",
         _ => "",
+    }
+}
+
+/// Runs a gateway until SIGTERM or SIGINT, then stops it in good order; a second signal ends it at once.
+///
+/// # Errors
+/// When it cannot start; see [`StartError`].
+pub async fn run(loaded: Loaded) -> Result<(), StartError> {
+    let mut signals = Signals::listen().map_err(StartError::Signals)?;
+    let gateway = Gateway::start(loaded.config).await?;
+    let bound: Vec<SocketAddr> = gateway.listeners().iter().map(|(address, _)| *address).collect();
+    print!("{}", show::start_up(gateway.config(), &bound));
+    // A closed standard output is no reason not to serve.
+    let _ = io::stdout().flush();
+    let signal = signals.next().await;
+    tracing::info!(signal, sessions = gateway.live.drain.sessions().len(), "stopping; a second signal ends at once");
+    tokio::select! {
+        cut = gateway.stop() => {
+            if cut > 0 {
+                tracing::warn!(sessions = cut, "drain.grace is over: sessions were cut");
+            }
+            tracing::info!("stopped");
+        }
+        signal = signals.next() => tracing::warn!(signal, "second signal: ended at once"),
+    }
+    Ok(())
+}
+
+/// The signals that stop a gateway.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
     }
 }
 
