@@ -23,19 +23,10 @@ const CLIENT: Rules = Rules {
     fragments_max: None,
     strict: false,
 };
-const STRICT: Rules = Rules {
-    strict: true,
-    ..CLIENT
-};
+const STRICT: Rules = Rules { strict: true, ..CLIENT };
 
 fn text_frame(key: Option<[u8; 4]>, payload_len: usize) -> Vec<u8> {
-    let header = Header {
-        fin: true,
-        rsv: 0,
-        opcode: Opcode::Text,
-        mask: key,
-        payload_len: payload_len as u64,
-    };
+    let header = Header { fin: true, rsv: 0, opcode: Opcode::Text, mask: key, payload_len: payload_len as u64 };
     let mut head = [0; HEADER_MAX];
     let len = header.format(&mut head);
     let mut payload: Vec<u8> = (b' '..b'~').cycle().take(payload_len).collect();
@@ -59,17 +50,9 @@ fn scan(scanner: &mut Scanner, input: &[u8]) {
 
 fn frames(c: &mut Criterion) {
     let mut group = c.benchmark_group("scan");
-    for (name, rules) in [
-        ("frames", CLIENT),
-        ("strict", STRICT),
-        (
-            "strict_unmasked",
-            Rules {
-                masked: false,
-                ..STRICT
-            },
-        ),
-    ] {
+    for (name, rules) in
+        [("frames", CLIENT), ("strict", STRICT), ("strict_unmasked", Rules { masked: false, ..STRICT })]
+    {
         for payload_len in [32, 128, 1024] {
             let (input, count) = input_of_frames(rules.masked.then_some(KEY), payload_len);
             group.throughput(Throughput::Elements(count));
@@ -92,9 +75,7 @@ fn frames(c: &mut Criterion) {
         b.iter(|| {
             let first = scanner.scan(black_box(&cut[..3]), Until::Event);
             let second = scanner.scan(black_box(&cut[3..]), Until::Event);
-            assert!(
-                first.pass == 0 && second.pass == cut.len() - 3 && second.held.as_ref().len() == 3
-            );
+            assert!(first.pass == 0 && second.pass == cut.len() - 3 && second.held.as_ref().len() == 3);
         });
     });
     group.finish();
@@ -107,11 +88,7 @@ fn stream(c: &mut Criterion) {
     for (name, rules) in [("frame", CLIENT), ("strict", STRICT)] {
         group.bench_function(name, |b| {
             let mut scanner = Scanner::new(rules);
-            b.iter(|| {
-                frame
-                    .chunks(INPUT)
-                    .for_each(|piece| scan(&mut scanner, piece))
-            });
+            b.iter(|| frame.chunks(INPUT).for_each(|piece| scan(&mut scanner, piece)));
         });
     }
     group.finish();
@@ -144,9 +121,7 @@ fn headers(c: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("tungstenite", name), |b| {
             b.iter(|| {
-                FrameHeader::parse(&mut Cursor::new(black_box(bytes)))
-                    .expect("a good header")
-                    .expect("a whole header")
+                FrameHeader::parse(&mut Cursor::new(black_box(bytes))).expect("a good header").expect("a whole header")
             });
         });
     }

@@ -26,9 +26,7 @@ pub struct PemError {
 pub enum PemProblem {
     #[error("there is no such file: correct the path")]
     NotFound,
-    #[error(
-        "this user may not read it: let the user that runs tidegate read the file and enter its folder"
-    )]
+    #[error("this user may not read it: let the user that runs tidegate read the file and enter its folder")]
     Unreadable,
     #[error("this is a directory: name the file in it")]
     Directory,
@@ -38,9 +36,7 @@ pub enum PemProblem {
     Empty,
     #[error("a PEM block in it is damaged: copy the file anew, whole, as text")]
     Damaged(#[source] io::Error),
-    #[error(
-        "holds DER, not PEM: convert it with `openssl {command} -inform der -in FILE -out FILE.pem`"
-    )]
+    #[error("holds DER, not PEM: convert it with `openssl {command} -inform der -in FILE -out FILE.pem`")]
     Der { command: &'static str },
     #[error("holds no {0}: a PEM file has one between its BEGIN and END lines")]
     Nothing(Kind),
@@ -50,9 +46,7 @@ pub enum PemProblem {
     CertificateForKey,
     #[error("holds {0} private keys: leave the one that belongs to the certificate")]
     SeveralKeys(usize),
-    #[error(
-        "the private key is encrypted: decrypt it with `openssl pkey -in FILE -out FILE.plain` and name that file"
-    )]
+    #[error("the private key is encrypted: decrypt it with `openssl pkey -in FILE -out FILE.plain` and name that file")]
     EncryptedKey,
     #[error("certificate {number} in the file cannot be used as an authority")]
     Authority {
@@ -72,16 +66,12 @@ pub enum Kind {
 
 /// The certificates of a file in its order, at least one. Private keys beside them are passed over.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
-    read_blocks(path)
-        .and_then(|bytes| find_certificates(&bytes))
-        .map_err(|problem| problem.of(path))
+    read_blocks(path).and_then(|bytes| find_certificates(&bytes)).map_err(|problem| problem.of(path))
 }
 
 /// The one private key of a file: PKCS#8, PKCS#1 (RSA) or SEC1 (EC). Certificates beside it are passed over.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
-    read_blocks(path)
-        .and_then(|bytes| find_private_key(&bytes))
-        .map_err(|problem| problem.of(path))
+    read_blocks(path).and_then(|bytes| find_private_key(&bytes)).map_err(|problem| problem.of(path))
 }
 
 /// The certificates of a file as authorities to trust, at least one; each has to be usable.
@@ -89,9 +79,7 @@ pub fn roots(path: &Path) -> Result<RootCertStore, PemError> {
     let mut roots = RootCertStore::empty();
     for (index, certificate) in certificates(path)?.into_iter().enumerate() {
         let number = index + 1;
-        roots
-            .add(certificate)
-            .map_err(|source| PemProblem::Authority { number, source }.of(path))?;
+        roots.add(certificate).map_err(|source| PemProblem::Authority { number, source }.of(path))?;
     }
     Ok(roots)
 }
@@ -129,10 +117,7 @@ fn find_private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, PemProblem> 
     if is_encrypted(bytes) {
         return Err(PemProblem::EncryptedKey);
     }
-    let Found {
-        certificates,
-        mut keys,
-    } = Found::parse(bytes)?;
+    let Found { certificates, mut keys } = Found::parse(bytes)?;
     match (keys.len(), certificates.is_empty()) {
         (1, _) => Ok(keys.remove(0)),
         (0, true) => Err(nothing(bytes, Kind::PrivateKey)),
@@ -182,10 +167,7 @@ fn nothing(bytes: &[u8], kind: Kind) -> PemProblem {
 
 impl PemProblem {
     fn of(self, path: &Path) -> PemError {
-        PemError {
-            path: path.to_owned(),
-            problem: self,
-        }
+        PemError { path: path.to_owned(), problem: self }
     }
 }
 

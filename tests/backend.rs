@@ -30,18 +30,12 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn(backend::run(kind, listener, stop.clone()));
-        Self {
-            address,
-            stop,
-            running,
-        }
+        Self { address, stop, running }
     }
 
     async fn connect(&self, path: &str) -> Client {
         let stream = TcpStream::connect(self.address).await.unwrap();
-        let (client, _) = within(client_async(format!("ws://{}{path}", self.address), stream))
-            .await
-            .unwrap();
+        let (client, _) = within(client_async(format!("ws://{}{path}", self.address), stream)).await.unwrap();
         client
     }
 }
@@ -51,10 +45,7 @@ async fn within<F: Future>(future: F) -> F::Output {
 }
 
 async fn receive(client: &mut Client) -> Message {
-    within(client.next())
-        .await
-        .expect("the connection ended")
-        .expect("a message")
+    within(client.next()).await.expect("the connection ended").expect("a message")
 }
 
 /// The code of the Close that ends this connection; other messages before it are passed over.

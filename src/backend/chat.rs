@@ -39,11 +39,8 @@ pub use super::room::Rooms;
 use super::room::Seat;
 use super::socket::{End, Limits, Socket};
 
-pub const LIMITS: Limits = Limits {
-    message_bytes_max: 64 << 10,
-    unsent_bytes_max: 4 << 20,
-    send_buffer_bytes: Some(64 << 10),
-};
+pub const LIMITS: Limits =
+    Limits { message_bytes_max: 64 << 10, unsent_bytes_max: 4 << 20, send_buffer_bytes: Some(64 << 10) };
 
 /// Characters of what is said.
 pub const MESSAGE_CHARS_MAX: usize = 2_000;
@@ -77,12 +74,7 @@ pub enum Mistake {
     NameTaken,
 }
 
-pub async fn session(
-    socket: &mut Socket,
-    rooms: &Arc<Rooms>,
-    path: &str,
-    stop: &CancellationToken,
-) -> End {
+pub async fn session(socket: &mut Socket, rooms: &Arc<Rooms>, path: &str, stop: &CancellationToken) -> End {
     let Some(mut seat) = rooms.enter(path) else {
         return End::Close(CloseCode::Again, "the room is full");
     };
@@ -166,15 +158,11 @@ impl Command {
         if !text.trim_start().starts_with('{') {
             return Ok(Self::Say(message(text)?));
         }
-        let object: Map<String, Value> =
-            serde_json::from_str(text).map_err(|_| Mistake::BrokenJson)?;
+        let object: Map<String, Value> = serde_json::from_str(text).map_err(|_| Mistake::BrokenJson)?;
         match object.get("type").and_then(Value::as_str) {
             Some("private") => {
                 let content = message(field(&object, "content")?)?;
-                Ok(Self::Private {
-                    to: field(&object, "to")?.to_owned(),
-                    content,
-                })
+                Ok(Self::Private { to: field(&object, "to")?.to_owned(), content })
             }
             Some("rename") => Ok(Self::Rename(name(field(&object, "userName")?)?)),
             Some("say") => Ok(Self::Say(message(field(&object, "content")?)?)),
@@ -184,10 +172,7 @@ impl Command {
 }
 
 fn field<'a>(object: &'a Map<String, Value>, key: &'static str) -> Result<&'a str, Mistake> {
-    object
-        .get(key)
-        .and_then(Value::as_str)
-        .ok_or(Mistake::Missing(key))
+    object.get(key).and_then(Value::as_str).ok_or(Mistake::Missing(key))
 }
 
 fn message(text: &str) -> Result<String, Mistake> {
@@ -226,12 +211,7 @@ mod tests {
     #[test]
     fn texts_are_read_by_rule() {
         let say = |text: &str| Ok(Command::Say(text.to_owned()));
-        let private = |to: &str, content: &str| {
-            Ok(Command::Private {
-                to: to.to_owned(),
-                content: content.to_owned(),
-            })
-        };
+        let private = |to: &str, content: &str| Ok(Command::Private { to: to.to_owned(), content: content.to_owned() });
         let rename = |name: &str| Ok(Command::Rename(name.to_owned()));
         let long = "é".repeat(MESSAGE_CHARS_MAX);
         let longer = "é".repeat(MESSAGE_CHARS_MAX + 1);
@@ -246,100 +226,30 @@ mod tests {
             ("the longest text, in characters", &long, say(&long)),
             ("a longer text", &longer, Err(Mistake::LongMessage)),
             ("broken JSON", "{", Err(Mistake::BrokenJson)),
-            (
-                "broken JSON behind spaces",
-                "  {no",
-                Err(Mistake::BrokenJson),
-            ),
-            (
-                "two objects",
-                r#"{"type":"say","content":"a"}{}"#,
-                Err(Mistake::BrokenJson),
-            ),
-            (
-                "endless nesting",
-                &r#"{"a":"#.repeat(10_000),
-                Err(Mistake::BrokenJson),
-            ),
+            ("broken JSON behind spaces", "  {no", Err(Mistake::BrokenJson)),
+            ("two objects", r#"{"type":"say","content":"a"}{}"#, Err(Mistake::BrokenJson)),
+            ("endless nesting", &r#"{"a":"#.repeat(10_000), Err(Mistake::BrokenJson)),
             ("no type", "{}", Err(Mistake::UnknownCommand)),
-            (
-                "a type that is no text",
-                r#"{"type":1}"#,
-                Err(Mistake::UnknownCommand),
-            ),
-            (
-                "an unknown type",
-                r#"{"type":"shout","content":"a"}"#,
-                Err(Mistake::UnknownCommand),
-            ),
-            (
-                "private",
-                r#"{"type":"private","to":"ab","content":"x"}"#,
-                private("ab", "x"),
-            ),
-            (
-                "private to nobody",
-                r#"{"type":"private","content":"x"}"#,
-                Err(Mistake::Missing("to")),
-            ),
-            (
-                "private to a number",
-                r#"{"type":"private","to":7,"content":"x"}"#,
-                Err(Mistake::Missing("to")),
-            ),
-            (
-                "private without content",
-                r#"{"type":"private","to":"ab"}"#,
-                Err(Mistake::Missing("content")),
-            ),
-            (
-                "private and empty",
-                r#"{"type":"private","to":"ab","content":" "}"#,
-                Err(Mistake::EmptyMessage),
-            ),
-            (
-                "rename",
-                r#"{"type":"rename","userName":" Ann Lee "}"#,
-                rename("Ann Lee"),
-            ),
-            (
-                "rename without a name",
-                r#"{"type":"rename"}"#,
-                Err(Mistake::Missing("userName")),
-            ),
-            (
-                "rename to nothing",
-                r#"{"type":"rename","userName":" "}"#,
-                Err(Mistake::NameLength),
-            ),
-            (
-                "rename to two lines",
-                r#"{"type":"rename","userName":"a\nb"}"#,
-                Err(Mistake::NameCharacters),
-            ),
-            (
-                "rename to reversed text",
-                r#"{"type":"rename","userName":"a\u202eb"}"#,
-                Err(Mistake::NameCharacters),
-            ),
+            ("a type that is no text", r#"{"type":1}"#, Err(Mistake::UnknownCommand)),
+            ("an unknown type", r#"{"type":"shout","content":"a"}"#, Err(Mistake::UnknownCommand)),
+            ("private", r#"{"type":"private","to":"ab","content":"x"}"#, private("ab", "x")),
+            ("private to nobody", r#"{"type":"private","content":"x"}"#, Err(Mistake::Missing("to"))),
+            ("private to a number", r#"{"type":"private","to":7,"content":"x"}"#, Err(Mistake::Missing("to"))),
+            ("private without content", r#"{"type":"private","to":"ab"}"#, Err(Mistake::Missing("content"))),
+            ("private and empty", r#"{"type":"private","to":"ab","content":" "}"#, Err(Mistake::EmptyMessage)),
+            ("rename", r#"{"type":"rename","userName":" Ann Lee "}"#, rename("Ann Lee")),
+            ("rename without a name", r#"{"type":"rename"}"#, Err(Mistake::Missing("userName"))),
+            ("rename to nothing", r#"{"type":"rename","userName":" "}"#, Err(Mistake::NameLength)),
+            ("rename to two lines", r#"{"type":"rename","userName":"a\nb"}"#, Err(Mistake::NameCharacters)),
+            ("rename to reversed text", r#"{"type":"rename","userName":"a\u202eb"}"#, Err(Mistake::NameCharacters)),
             ("say", r#"{"type":"say","content":"{x}"}"#, say("{x}")),
-            (
-                "spaces around a command",
-                " {\"type\":\"say\",\"content\":\"a\"} ",
-                say("a"),
-            ),
+            ("spaces around a command", " {\"type\":\"say\",\"content\":\"a\"} ", say("a")),
         ];
         for (rule, text, command) in rows {
             assert_eq!(Command::read(text), command, "{rule}");
         }
         let name = |length| format!(r#"{{"type":"rename","userName":"{}"}}"#, "ü".repeat(length));
-        assert_eq!(
-            Command::read(&name(NAME_CHARS_MAX)),
-            rename(&"ü".repeat(NAME_CHARS_MAX))
-        );
-        assert_eq!(
-            Command::read(&name(NAME_CHARS_MAX + 1)),
-            Err(Mistake::NameLength)
-        );
+        assert_eq!(Command::read(&name(NAME_CHARS_MAX)), rename(&"ü".repeat(NAME_CHARS_MAX)));
+        assert_eq!(Command::read(&name(NAME_CHARS_MAX + 1)), Err(Mistake::NameLength));
     }
 }

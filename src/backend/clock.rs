@@ -11,11 +11,8 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::socket::{End, Limits, Socket};
 
-pub const LIMITS: Limits = Limits {
-    message_bytes_max: 64 << 10,
-    unsent_bytes_max: 64 << 10,
-    send_buffer_bytes: Some(16 << 10),
-};
+pub const LIMITS: Limits =
+    Limits { message_bytes_max: 64 << 10, unsent_bytes_max: 64 << 10, send_buffer_bytes: Some(16 << 10) };
 
 /// A client takes each time within it, or is dropped.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -14,11 +14,7 @@ use tungstenite::{Error, Message};
 
 use super::socket::{End, Limits, Socket};
 
-pub const LIMITS: Limits = Limits {
-    message_bytes_max: 64 << 20,
-    unsent_bytes_max: 256 << 10,
-    send_buffer_bytes: None,
-};
+pub const LIMITS: Limits = Limits { message_bytes_max: 64 << 20, unsent_bytes_max: 256 << 10, send_buffer_bytes: None };
 
 /// From this size on a message goes around tungstenite's write buffer, which moves all that is left at every partial write
 /// (quadratic) and keeps its capacity for the session's life.
@@ -59,24 +55,11 @@ async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
 
 async fn send(socket: &mut Socket, kind: Data, payload: Bytes) -> Result<(), Error> {
     if payload.len() < LARGE_BYTES {
-        return socket
-            .feed(Message::Frame(Frame::message(
-                payload,
-                OpCode::Data(kind),
-                true,
-            )))
-            .await;
+        return socket.feed(Message::Frame(Frame::message(payload, OpCode::Data(kind), true))).await;
     }
     socket.flush().await?;
     let mut header = Vec::with_capacity(10);
-    FrameHeader {
-        opcode: OpCode::Data(kind),
-        ..FrameHeader::default()
-    }
-    .format(payload.len() as u64, &mut header)?;
-    socket
-        .get_mut()
-        .write_all_buf(&mut header.as_slice().chain(payload))
-        .await?;
+    FrameHeader { opcode: OpCode::Data(kind), ..FrameHeader::default() }.format(payload.len() as u64, &mut header)?;
+    socket.get_mut().write_all_buf(&mut header.as_slice().chain(payload)).await?;
     Ok(())
 }

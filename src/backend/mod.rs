@@ -112,10 +112,7 @@ async fn serve(service: Service, listener: TcpListener, stop: CancellationToken)
         }
     };
     if timeout(STOP_GRACE, all_ended).await.is_err() {
-        debug!(
-            left = sessions.len(),
-            "sessions that did not end in time were dropped"
-        );
+        debug!(left = sessions.len(), "sessions that did not end in time were dropped");
     }
     sessions.shutdown().await;
     Ok(())
@@ -125,9 +122,7 @@ async fn serve(service: Service, listener: TcpListener, stop: CancellationToken)
 fn is_of_one_connection(problem: &io::Error) -> bool {
     matches!(
         problem.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
 }
 

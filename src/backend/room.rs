@@ -59,20 +59,14 @@ pub struct Seat {
 
 impl Rooms {
     pub fn new(history: usize) -> Self {
-        Self {
-            history,
-            by_path: Mutex::default(),
-        }
+        Self { history, by_path: Mutex::default() }
     }
 
     /// Takes a seat in the room of `path` under a name of our choice; `None` when the room is full.
     pub fn enter(self: &Arc<Self>, path: &str) -> Option<Seat> {
         let path = normal_form(path);
         let (sender, messages) = mpsc::channel(INBOX_MESSAGES);
-        let inbox = Inbox {
-            messages: sender,
-            overrun: CancellationToken::new(),
-        };
+        let inbox = Inbox { messages: sender, overrun: CancellationToken::new() };
         let mut rooms = self.lock();
         let room = rooms.entry(path.clone()).or_default();
         if room.members.len() >= MEMBERS_MAX {
@@ -80,13 +74,7 @@ impl Rooms {
         }
         let id = format!("{:016x}", rand::random::<u64>());
         let name = room.free_guest_name();
-        room.members.insert(
-            id.clone(),
-            Member {
-                name: name.clone(),
-                inbox: inbox.clone(),
-            },
-        );
+        room.members.insert(id.clone(), Member { name: name.clone(), inbox: inbox.clone() });
         inbox.put(json!({"type": "your-id", "id": id}));
         inbox.put(json!({
             "type": "welcome", "message": format!("Welcome, {name}!"), "userName": name, "time": now(),
@@ -94,13 +82,7 @@ impl Rooms {
         inbox.put(room.users());
         inbox.put_text(room.past());
         room.tell_of(&id, "user-join", &name, format!("{name} joined the room"));
-        Some(Seat {
-            rooms: Arc::clone(self),
-            path,
-            id,
-            inbox,
-            messages,
-        })
+        Some(Seat { rooms: Arc::clone(self), path, id, inbox, messages })
     }
 
     /// Empties every room without a word: when the server stops, nobody needs to hear that everybody leaves.
@@ -188,12 +170,7 @@ impl Drop for Seat {
         if room.get().members.is_empty() {
             room.remove();
         } else {
-            room.get_mut().tell_of(
-                &self.id,
-                "user-leave",
-                &name,
-                format!("{name} left the room"),
-            );
+            room.get_mut().tell_of(&self.id, "user-leave", &name, format!("{name} left the room"));
         }
     }
 }
@@ -231,22 +208,15 @@ impl Room {
     }
 
     fn users(&self) -> Value {
-        let users: Vec<Value> = self
-            .members
-            .iter()
-            .map(|(id, member)| json!({"id": id, "userName": member.name}))
-            .collect();
+        let users: Vec<Value> =
+            self.members.iter().map(|(id, member)| json!({"id": id, "userName": member.name})).collect();
         json!({"type": "users", "users": users, "onlineCount": users.len()})
     }
 
     /// The history as one message. Its parts are JSON already.
     fn past(&self) -> Utf8Bytes {
         let messages: Vec<&str> = self.history.iter().map(Utf8Bytes::as_str).collect();
-        format!(
-            r#"{{"type":"history","messages":[{}]}}"#,
-            messages.join(",")
-        )
-        .into()
+        format!(r#"{{"type":"history","messages":[{}]}}"#, messages.join(",")).into()
     }
 
     fn remember(&mut self, text: Utf8Bytes, kept: usize) {
@@ -264,9 +234,7 @@ impl Room {
     /// Names that differ in case alone would pass for each other.
     fn is_taken(&self, name: &str, by_other_than: &str) -> bool {
         let name = name.to_lowercase();
-        self.members
-            .iter()
-            .any(|(id, member)| id != by_other_than && member.name.to_lowercase() == name)
+        self.members.iter().any(|(id, member)| id != by_other_than && member.name.to_lowercase() == name)
     }
 
     /// Ends: there are six times as many names as members of a full room.
@@ -290,10 +258,7 @@ fn normal_form(path: &str) -> String {
         while let Some(at) = rest.find('%') {
             normal.push_str(&rest[..at]);
             rest = &rest[at..];
-            let length = match rest
-                .get(1..3)
-                .and_then(|digits| u8::from_str_radix(digits, 16).ok())
-            {
+            let length = match rest.get(1..3).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
                 Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
                     normal.push(byte.into());
                     3
@@ -311,11 +276,7 @@ fn normal_form(path: &str) -> String {
         }
         normal.push_str(rest);
     }
-    if normal.is_empty() {
-        "/".to_owned()
-    } else {
-        normal
-    }
+    if normal.is_empty() { "/".to_owned() } else { normal }
 }
 
 #[cfg(test)]
@@ -346,11 +307,7 @@ mod tests {
     #[test]
     fn a_room_is_gone_with_its_last_member() {
         let rooms = Arc::new(Rooms::new(10));
-        let seats = [
-            rooms.enter("/a").unwrap(),
-            rooms.enter("/a").unwrap(),
-            rooms.enter("/b").unwrap(),
-        ];
+        let seats = [rooms.enter("/a").unwrap(), rooms.enter("/a").unwrap(), rooms.enter("/b").unwrap()];
         seats[0].say("kept for newcomers").unwrap();
         assert_eq!(rooms.lock().len(), 2);
         drop(seats);
@@ -367,15 +324,8 @@ mod tests {
         let rooms = Arc::new(Rooms::new(usize::MAX));
         let seat = rooms.enter("/a").unwrap();
         (0..100).for_each(|_| seat.say(&"x".repeat(8_000)).unwrap());
-        let bytes: usize = rooms.lock()["/a"]
-            .history
-            .iter()
-            .map(|text| text.len())
-            .sum();
-        assert!(
-            (HISTORY_BYTES_MAX - 10_000..=HISTORY_BYTES_MAX).contains(&bytes),
-            "{bytes}"
-        );
+        let bytes: usize = rooms.lock()["/a"].history.iter().map(|text| text.len()).sum();
+        assert!((HISTORY_BYTES_MAX - 10_000..=HISTORY_BYTES_MAX).contains(&bytes), "{bytes}");
     }
 
     #[test]
@@ -402,13 +352,7 @@ mod tests {
             let room = all.get_mut("/a").unwrap();
             let inbox = room.members.values().next().unwrap().inbox.clone();
             for number in room.members.len()..MEMBERS_MAX {
-                room.members.insert(
-                    number.to_string(),
-                    Member {
-                        name: number.to_string(),
-                        inbox: inbox.clone(),
-                    },
-                );
+                room.members.insert(number.to_string(), Member { name: number.to_string(), inbox: inbox.clone() });
             }
         }
         assert!(rooms.enter("/a").is_none());

@@ -82,12 +82,7 @@ pub async fn open(mut stream: TcpStream, limits: Limits) -> io::Result<(Socket, 
         Ok(answer) => answer,
         Err(error) => return refuse(stream, &Refusal::of(&error)).await,
     };
-    stream
-        .write_all(&switching(
-            &response.headers()[SEC_WEBSOCKET_ACCEPT],
-            first_subprotocol(&request),
-        ))
-        .await?;
+    stream.write_all(&switching(&response.headers()[SEC_WEBSOCKET_ACCEPT], first_subprotocol(&request))).await?;
     let config = WebSocketConfig::default()
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(BUFFER_BYTES)
@@ -95,10 +90,7 @@ pub async fn open(mut stream: TcpStream, limits: Limits) -> io::Result<(Socket, 
         .max_message_size(Some(limits.message_bytes_max))
         .max_frame_size(Some(limits.message_bytes_max));
     let path = request.uri().path().to_owned();
-    Ok((
-        WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await,
-        path,
-    ))
+    Ok((WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await, path))
 }
 
 /// Ends the session so that a peer which still sends can read why: Close, then FIN, then nothing is left unread.
@@ -106,10 +98,7 @@ pub async fn open(mut stream: TcpStream, limits: Limits) -> io::Result<(Socket, 
 /// A socket that is closed with bytes unread resets the connection, and the reset overtakes our Close.
 pub async fn finish(mut socket: Socket, end: End) {
     if let End::Close(code, reason) = end {
-        let frame = CloseFrame {
-            code,
-            reason: reason.into(),
-        };
+        let frame = CloseFrame { code, reason: reason.into() };
         let handshake = async {
             socket.close(Some(frame)).await?;
             while socket.next().await.transpose()?.is_some() {}
@@ -142,10 +131,7 @@ async fn read_head(stream: &mut TcpStream) -> io::Result<Head> {
         if stream.read_buf(&mut head).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if let Some(at) = head[searched..]
-            .windows(4)
-            .position(|bytes| bytes == b"\r\n\r\n")
-        {
+        if let Some(at) = head[searched..].windows(4).position(|bytes| bytes == b"\r\n\r\n") {
             let early = head.split_off(searched + at + 4);
             return Ok(Head::Complete { head, early });
         }
@@ -157,9 +143,7 @@ async fn read_head(stream: &mut TcpStream) -> io::Result<Head> {
 
 /// The 101 of RFC 6455 section 4.2.2, in its spelling.
 fn switching(accept: &HeaderValue, subprotocol: Option<&str>) -> Vec<u8> {
-    let mut answer =
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            .to_vec();
+    let mut answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n".to_vec();
     answer.extend_from_slice(b"Sec-WebSocket-Accept: ");
     answer.extend_from_slice(accept.as_bytes());
     if let Some(subprotocol) = subprotocol {
@@ -171,15 +155,8 @@ fn switching(accept: &HeaderValue, subprotocol: Option<&str>) -> Vec<u8> {
 }
 
 fn first_subprotocol(request: &Request) -> Option<&str> {
-    let offers = request
-        .headers()
-        .get(SEC_WEBSOCKET_PROTOCOL)?
-        .to_str()
-        .ok()?;
-    offers
-        .split(',')
-        .map(str::trim)
-        .find(|offer| !offer.is_empty())
+    let offers = request.headers().get(SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+    offers.split(',').map(str::trim).find(|offer| !offer.is_empty())
 }
 
 struct Refusal {
@@ -189,11 +166,8 @@ struct Refusal {
 }
 
 impl Refusal {
-    const HEAD_TOO_LONG: Self = Self {
-        status: "431 Request Header Fields Too Large",
-        header: "",
-        words: "The request head is too long.\n",
-    };
+    const HEAD_TOO_LONG: Self =
+        Self { status: "431 Request Header Fields Too Large", header: "", words: "The request head is too long.\n" };
     const NO_UPGRADE: Self = Self {
         status: "426 Upgrade Required",
         header: "Upgrade: websocket\r\n",
@@ -204,22 +178,15 @@ impl Refusal {
         header: "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
         words: "Sec-WebSocket-Version must be 13.\n",
     };
-    const METHOD: Self = Self {
-        status: "405 Method Not Allowed",
-        header: "Allow: GET\r\n",
-        words: "The method must be GET.\n",
-    };
-    const MALFORMED: Self = Self {
-        status: "400 Bad Request",
-        header: "",
-        words: "The request is no opening handshake of RFC 6455.\n",
-    };
+    const METHOD: Self =
+        Self { status: "405 Method Not Allowed", header: "Allow: GET\r\n", words: "The method must be GET.\n" };
+    const MALFORMED: Self =
+        Self { status: "400 Bad Request", header: "", words: "The request is no opening handshake of RFC 6455.\n" };
 
     fn of(error: &Error) -> Self {
         match error {
             Error::Protocol(
-                ProtocolError::MissingUpgradeWebSocketHeader
-                | ProtocolError::MissingConnectionUpgradeHeader,
+                ProtocolError::MissingUpgradeWebSocketHeader | ProtocolError::MissingConnectionUpgradeHeader,
             ) => Self::NO_UPGRADE,
             Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => Self::VERSION,
             Error::Protocol(ProtocolError::WrongHttpMethod) => Self::METHOD,
@@ -229,11 +196,7 @@ impl Refusal {
 }
 
 async fn refuse<T>(mut stream: TcpStream, refusal: &Refusal) -> io::Result<T> {
-    let Refusal {
-        status,
-        header,
-        words,
-    } = refusal;
+    let Refusal { status, header, words } = refusal;
     let length = words.len();
     let answer = format!(
         "HTTP/1.1 {status}\r\n{header}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\

@@ -51,19 +51,11 @@ pub fn parse(text: &str, file: &Path) -> Result<Loaded, Problems> {
 ///
 /// # Errors
 /// Every problem of the text.
-pub fn parse_with(
-    text: &str,
-    file: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Loaded, Problems> {
+pub fn parse_with(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Problems> {
     let source = Source::new(file, text);
     let tree = tree::parse(&source, env);
     let (config, warnings) = check::check(&source, tree)?;
-    Ok(Loaded {
-        config,
-        source,
-        warnings,
-    })
+    Ok(Loaded { config, source, warnings })
 }
 
 /// What `kind` (`"echo"`, `"clock"`, `"chat"`) means with the defaults of `[[backend]]`.
@@ -100,13 +92,6 @@ fn read_text(path: &Path) -> Result<String, Problems> {
         let sound = error.utf8_error().valid_up_to();
         let source = Source::new(path, String::from_utf8_lossy(error.as_bytes()));
         let help = "save the file as UTF-8".to_owned();
-        source
-            .problem(
-                source.position(sound),
-                "",
-                "not UTF-8 from here on",
-                Some(help),
-            )
-            .into()
+        source.problem(source.position(sound), "", "not UTF-8 from here on", Some(help)).into()
     })
 }

@@ -17,10 +17,7 @@ pub struct Source {
 impl Source {
     /// `file` is the name that problems show; relative paths in the text start from its folder.
     pub fn new(file: impl Into<PathBuf>, text: impl Into<String>) -> Self {
-        Self {
-            file: file.into(),
-            text: text.into(),
-        }
+        Self { file: file.into(), text: text.into() }
     }
 
     pub fn file(&self) -> &Path {
@@ -59,24 +56,13 @@ impl Source {
         let offset = self.text.floor_char_boundary(offset.min(self.text.len()));
         let before = &self.text[..offset];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let bom = if line_start == 0 && before.starts_with('\u{feff}') {
-            1
-        } else {
-            0
-        };
-        Position {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() - bom + 1,
-        }
+        let bom = if line_start == 0 && before.starts_with('\u{feff}') { 1 } else { 0 };
+        Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() - bom + 1 }
     }
 
     fn line(&self, number: usize) -> &str {
         let index = number.wrapping_sub(1);
-        self.text
-            .trim_start_matches('\u{feff}')
-            .lines()
-            .nth(index)
-            .unwrap_or("")
+        self.text.trim_start_matches('\u{feff}').lines().nth(index).unwrap_or("")
     }
 }
 
@@ -167,47 +153,24 @@ impl std::error::Error for Problems {}
 
 /// Text of the file must not reach a terminal with control characters in it.
 fn visible(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() && c != '\n' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect()
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 /// The part of a line around `column` (from 0), the indentation below it and the width of what stands there.
 fn excerpt(line: &str, column: usize) -> (String, String, usize) {
     const WIDTH: usize = 110;
     const LEAD: usize = 60;
-    let chars: Vec<char> = line
-        .trim_end()
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let chars: Vec<char> = line.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let column = column.min(chars.len());
-    let start = if chars.len() > WIDTH {
-        column.saturating_sub(LEAD)
-    } else {
-        0
-    };
+    let start = if chars.len() > WIDTH { column.saturating_sub(LEAD) } else { 0 };
     let end = chars.len().min(start + WIDTH);
-    let width = token_width(&chars[column..])
-        .min(end.saturating_sub(column))
-        .max(1);
-    (
-        chars[start..end].iter().collect(),
-        " ".repeat(column - start),
-        width,
-    )
+    let width = token_width(&chars[column..]).min(end.saturating_sub(column)).max(1);
+    (chars[start..end].iter().collect(), " ".repeat(column - start), width)
 }
 
 /// How many characters of the line the value or key at its beginning takes.
 fn token_width(rest: &[char]) -> usize {
-    let until =
-        |end: &dyn Fn(usize) -> bool| (1..rest.len()).find(|&i| end(i)).unwrap_or(rest.len());
+    let until = |end: &dyn Fn(usize) -> bool| (1..rest.len()).find(|&i| end(i)).unwrap_or(rest.len());
     match rest.first() {
         Some('"') => until(&|i| rest[i] == '"' && rest[i - 1] != '\\') + 1,
         Some('\'') => until(&|i| rest[i] == '\'') + 1,

@@ -21,39 +21,24 @@ pub(super) struct Findings<'s> {
 
 impl<'s> Findings<'s> {
     pub fn new(source: &'s Source) -> Self {
-        Self {
-            source,
-            problems: RefCell::default(),
-            absences: RefCell::default(),
-            warnings: RefCell::default(),
-        }
+        Self { source, problems: RefCell::default(), absences: RefCell::default(), warnings: RefCell::default() }
     }
 
     pub fn wrong(&self, at: Position, key: &str, wrong: Wrong) {
-        self.problems
-            .borrow_mut()
-            .push(self.source.problem(at, key, wrong.message, wrong.help));
+        self.problems.borrow_mut().push(self.source.problem(at, key, wrong.message, wrong.help));
     }
 
     pub fn absent(&self, at: Position, key: &str, wrong: Wrong) {
-        self.absences
-            .borrow_mut()
-            .push(self.source.problem(at, key, wrong.message, wrong.help));
+        self.absences.borrow_mut().push(self.source.problem(at, key, wrong.message, wrong.help));
     }
 
     pub fn warn(&self, at: Position, key: &str, wrong: Wrong) {
-        self.warnings
-            .borrow_mut()
-            .push(self.source.problem(at, key, wrong.message, wrong.help));
+        self.warnings.borrow_mut().push(self.source.problem(at, key, wrong.message, wrong.help));
     }
 
     /// Problems, absences, warnings.
     pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<Problem>) {
-        (
-            self.problems.into_inner(),
-            self.absences.into_inner(),
-            self.warnings.into_inner(),
-        )
+        (self.problems.into_inner(), self.absences.into_inner(), self.warnings.into_inner())
     }
 }
 
@@ -79,14 +64,7 @@ impl<'f, 's> Reader<'f, 's> {
         at: Position,
         entries: Vec<Entry>,
     ) -> Self {
-        Self {
-            findings,
-            schema,
-            path,
-            at,
-            entries,
-            taken: Vec::new(),
-        }
+        Self { findings, schema, path, at, entries, taken: Vec::new() }
     }
 
     /// Where the table itself stands.
@@ -109,45 +87,29 @@ impl<'f, 's> Reader<'f, 's> {
 
     /// Where a key's value stands when the file has it. Ask before the value is taken.
     pub fn written(&self, name: &str) -> Option<Position> {
-        self.entries
-            .iter()
-            .find(|entry| entry.key == name)
-            .map(|entry| entry.node.at)
+        self.entries.iter().find(|entry| entry.key == name).map(|entry| entry.node.at)
     }
 
     /// A value that is either written or has a default.
-    pub fn value<T>(
-        &mut self,
-        name: &'static str,
-        parse: impl Fn(&Node) -> Parsed<T>,
-    ) -> Option<T> {
+    pub fn value<T>(&mut self, name: &'static str, parse: impl Fn(&Node) -> Parsed<T>) -> Option<T> {
         let node = self.take(name)?;
         self.parsed(&self.path_of(name), &node, parse)
     }
 
     /// Each element is read and refused on its own. `None` also where the list is left out.
-    pub fn list<T>(
-        &mut self,
-        name: &'static str,
-        parse: impl Fn(&Node) -> Parsed<T>,
-    ) -> Option<Vec<T>> {
+    pub fn list<T>(&mut self, name: &'static str, parse: impl Fn(&Node) -> Parsed<T>) -> Option<Vec<T>> {
         let node = self.take(name)?;
         let key = self.path_of(name);
         match &node.value {
             Value::List(list) => {
-                let read =
-                    |(index, node)| self.parsed(&format!("{key}[{}]", index + 1), node, &parse);
+                let read = |(index, node)| self.parsed(&format!("{key}[{}]", index + 1), node, &parse);
                 let values: Vec<Option<T>> = list.iter().enumerate().map(read).collect();
                 values.into_iter().collect()
             }
             Value::Broken => None,
             _ => {
                 let wrong = Wrong::new(format!("{} stands where a list is wanted", node.kind()));
-                self.findings.wrong(
-                    node.at,
-                    &key,
-                    wrong.help("put it in square brackets: [ … ]"),
-                );
+                self.findings.wrong(node.at, &key, wrong.help("put it in square brackets: [ … ]"));
                 None
             }
         }
@@ -177,12 +139,8 @@ impl<'f, 's> Reader<'f, 's> {
                 .collect(),
             Value::Broken => Vec::new(),
             _ => {
-                let wrong = Wrong::new(format!(
-                    "{} stands where a list of tables is wanted",
-                    node.kind()
-                ));
-                self.findings
-                    .wrong(node.at, &key, wrong.help(format!("write [[{key}]]")));
+                let wrong = Wrong::new(format!("{} stands where a list of tables is wanted", node.kind()));
+                self.findings.wrong(node.at, &key, wrong.help(format!("write [[{key}]]")));
                 Vec::new()
             }
         }
@@ -204,12 +162,8 @@ impl<'f, 's> Reader<'f, 's> {
                 .collect(),
             Value::Broken => Vec::new(),
             _ => {
-                let wrong = Wrong::new(format!(
-                    "{} stands where named tables are wanted",
-                    node.kind()
-                ));
-                self.findings
-                    .wrong(node.at, &key, wrong.help(format!("write [{key}.NAME]")));
+                let wrong = Wrong::new(format!("{} stands where named tables are wanted", node.kind()));
+                self.findings.wrong(node.at, &key, wrong.help(format!("write [{key}.NAME]")));
                 Vec::new()
             }
         }
@@ -229,21 +183,11 @@ impl<'f, 's> Reader<'f, 's> {
 
     /// Refuses what nobody took. To be called once everything was asked for.
     pub fn finish(mut self) {
-        let unread: Vec<_> = self
-            .schema
-            .keys
-            .iter()
-            .filter(|key| !self.taken.contains(&key.name))
-            .collect();
-        debug_assert!(
-            unread.is_empty(),
-            "{}: nobody reads {unread:?}",
-            self.schema.title
-        );
+        let unread: Vec<_> = self.schema.keys.iter().filter(|key| !self.taken.contains(&key.name)).collect();
+        debug_assert!(unread.is_empty(), "{}: nobody reads {unread:?}", self.schema.title);
         for entry in std::mem::take(&mut self.entries) {
             let wrong = self.unknown(&entry.key);
-            self.findings
-                .wrong(entry.at, &self.path_of(&entry.key), wrong);
+            self.findings.wrong(entry.at, &self.path_of(&entry.key), wrong);
         }
     }
 
@@ -265,9 +209,7 @@ impl<'f, 's> Reader<'f, 's> {
     }
 
     fn key(&self, name: &'static str) -> &'static Key {
-        self.schema
-            .key(name)
-            .unwrap_or_else(|| panic!("{} has no key {name:?} in its schema", self.schema.title))
+        self.schema.key(name).unwrap_or_else(|| panic!("{} has no key {name:?} in its schema", self.schema.title))
     }
 
     /// What is written, or else the default.
@@ -292,9 +234,7 @@ impl<'f, 's> Reader<'f, 's> {
         if matches!(node.value, Value::Broken) {
             return None;
         }
-        parse(node)
-            .map_err(|wrong| self.findings.wrong(node.at, key, wrong))
-            .ok()
+        parse(node).map_err(|wrong| self.findings.wrong(node.at, key, wrong)).ok()
     }
 
     fn below(&self, name: &'static str, path: String, node: Node) -> Option<Reader<'f, 's>> {
@@ -303,9 +243,7 @@ impl<'f, 's> Reader<'f, 's> {
             Holds::Value => panic!("{name:?} holds no table in its schema"),
         };
         match node.value {
-            Value::Table(entries) => {
-                Some(Reader::new(self.findings, schema, path, node.at, entries))
-            }
+            Value::Table(entries) => Some(Reader::new(self.findings, schema, path, node.at, entries)),
             Value::Broken => None,
             _ => {
                 let wrong = Wrong::new(format!("{} stands where a table is wanted", node.kind()));

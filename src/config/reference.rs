@@ -40,12 +40,7 @@ fn table_of(key: &'static Key) -> Option<&'static Table> {
 fn print_table(out: &mut String, key: &'static Key, above: &[&str], used: bool) {
     let Some(table) = table_of(key) else { return };
     // A list of tables is empty by default; the first tables of the file are there to be looked at.
-    let used = used
-        && !(above.len() > 0
-            && matches!(
-                key.fallback,
-                Fallback::Nothing(..) | Fallback::Default("[]")
-            ));
+    let used = used && !(above.len() > 0 && matches!(key.fallback, Fallback::Nothing(..) | Fallback::Default("[]")));
     let mut path = above.to_vec();
     path.push(key.name);
     if matches!(key.holds, Holds::Named(_)) {
@@ -59,9 +54,7 @@ fn print_table(out: &mut String, key: &'static Key, above: &[&str], used: bool) 
     let _ = write!(out, "\n{}{}{header}\n", comment(table.doc), mark(used));
     for key in table.keys.iter().filter(|key| table_of(key).is_none()) {
         let (value, written) = match key.fallback {
-            Fallback::Default(value) | Fallback::Required(value) | Fallback::Either(value) => {
-                (value, true)
-            }
+            Fallback::Default(value) | Fallback::Required(value) | Fallback::Either(value) => (value, true),
             Fallback::Nothing(example, _) => (example, false),
         };
         let note = match key.fallback {
@@ -110,17 +103,8 @@ fn describe(out: &mut String, key: &'static Key) {
     let _ = write!(out, "\n## `{}`\n\n{}\n\n", table.title, table.doc);
     out.push_str("| key | value | default | meaning |\n| --- | --- | --- | --- |\n");
     for key in table.keys {
-        let cells = [
-            format!("`{}`", key.name),
-            key.kind.to_owned(),
-            default_of(key),
-            key.doc.to_owned(),
-        ];
-        let _ = writeln!(
-            out,
-            "| {} |",
-            cells.map(|cell| cell.replace('|', "\\|")).join(" | ")
-        );
+        let cells = [format!("`{}`", key.name), key.kind.to_owned(), default_of(key), key.doc.to_owned()];
+        let _ = writeln!(out, "| {} |", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
     }
     for key in table.keys {
         describe(out, key);
@@ -135,11 +119,7 @@ fn default_of(key: &'static Key) -> String {
                 _ => None,
             };
             let values: Vec<String> = table.keys.iter().filter_map(given).collect();
-            if values.is_empty() {
-                "see below".to_owned()
-            } else {
-                format!("`{{ {} }}`", values.join(", "))
-            }
+            if values.is_empty() { "see below".to_owned() } else { format!("`{{ {} }}`", values.join(", ")) }
         }
         (Fallback::Default(value), _) => format!("`{value}`"),
         (Fallback::Required(example), _) => format!("required, like `{example}`"),

@@ -56,13 +56,7 @@ impl Table {
 }
 
 const fn key(name: &'static str, kind: &'static str, fallback: Fallback, doc: &'static str) -> Key {
-    Key {
-        name,
-        kind,
-        fallback,
-        doc,
-        holds: Holds::Value,
-    }
+    Key { name, kind, fallback, doc, holds: Holds::Value }
 }
 
 const fn section(name: &'static str, holds: Holds, fallback: Fallback) -> Key {
@@ -70,13 +64,7 @@ const fn section(name: &'static str, holds: Holds, fallback: Fallback) -> Key {
         Holds::Table(table) | Holds::Tables(table) | Holds::Named(table) => table,
         Holds::Value => panic!("a section holds a table"),
     };
-    Key {
-        name,
-        kind: "table",
-        fallback,
-        doc: table.doc,
-        holds,
-    }
+    Key { name, kind: "table", fallback, doc: table.doc, holds }
 }
 
 const DURATION: &str = "duration";
@@ -115,24 +103,14 @@ pub(super) static LIMITS: Table = Table {
     title: "[limits]",
     doc: "Limits of the whole gateway. A client is an address (IPv6: a /64 network).",
     keys: &[
-        key(
-            "sessions",
-            "number",
-            Default("100000"),
-            "WebSocket sessions open at once.",
-        ),
+        key("sessions", "number", Default("100000"), "WebSocket sessions open at once."),
         key(
             "connections",
             "number",
             Default("120000"),
             "TCP connections open at once, those whose handshake is not finished included.",
         ),
-        key(
-            "sessions_per_client",
-            "number or \"off\"",
-            Default("1000"),
-            "Sessions open at once from one client.",
-        ),
+        key("sessions_per_client", "number or \"off\"", Default("1000"), "Sessions open at once from one client."),
         key(
             "handshakes_per_client",
             "rate or \"off\"",
@@ -156,10 +134,7 @@ pub(super) static LISTENER: Table = Table {
         Key {
             name: "tls",
             kind: "table",
-            fallback: Nothing(
-                "{ certificate = \"certs/localhost.pem\", key = \"certs/localhost.key\" }",
-                "no TLS",
-            ),
+            fallback: Nothing("{ certificate = \"certs/localhost.pem\", key = \"certs/localhost.key\" }", "no TLS"),
             doc: "Serves wss:// and https:// here.",
             holds: Holds::Table(&LISTENER_TLS),
         },
@@ -169,30 +144,15 @@ pub(super) static LISTENER: Table = Table {
             Default("[]"),
             "Peers whose X-Forwarded-* and Forwarded fields are believed: \"10.0.0.0/8\", \"::1\".",
         ),
-        key(
-            "tls_timeout",
-            DURATION,
-            Default("\"10s\""),
-            "For the whole TLS handshake.",
-        ),
+        key("tls_timeout", DURATION, Default("\"10s\""), "For the whole TLS handshake."),
         key(
             "head_timeout",
             DURATION,
             Default("\"10s\""),
             "From the connection, or the last answer, to a whole request head.",
         ),
-        key(
-            "head_bytes_max",
-            "size, 8KiB to 1MiB",
-            Default("\"16KiB\""),
-            "Size of a request head.",
-        ),
-        key(
-            "headers_max",
-            "number, 16 to 1000",
-            Default("100"),
-            "Header fields of a request.",
-        ),
+        key("head_bytes_max", "size, 8KiB to 1MiB", Default("\"16KiB\""), "Size of a request head."),
+        key("headers_max", "number, 16 to 1000", Default("100"), "Header fields of a request."),
     ],
     later: &["proxy_protocol", "limits"],
 };
@@ -201,18 +161,8 @@ pub(super) static LISTENER_TLS: Table = Table {
     title: "listener.tls",
     doc: "TLS of a listener: `tls = { … }`, or a table [listener.tls] below its listener.",
     keys: &[
-        key(
-            "certificate",
-            FILE,
-            Either("\"certs/localhost.pem\""),
-            "The certificate, followed by its chain.",
-        ),
-        key(
-            "key",
-            FILE,
-            Either("\"certs/localhost.key\""),
-            "The private key of the certificate.",
-        ),
+        key("certificate", FILE, Either("\"certs/localhost.pem\""), "The certificate, followed by its chain."),
+        key("key", FILE, Either("\"certs/localhost.key\""), "The private key of the certificate."),
         Key {
             name: "certificates",
             kind: "list of { certificate, key }",
@@ -238,12 +188,7 @@ pub(super) static LISTENER_TLS: Table = Table {
             Nothing("\"certs/clients.pem\"", "none"),
             "The authorities that sign clients' certificates.",
         ),
-        key(
-            "min_version",
-            "\"1.2\" or \"1.3\"",
-            Default("\"1.2\""),
-            "The oldest version of TLS that is served.",
-        ),
+        key("min_version", "\"1.2\" or \"1.3\"", Default("\"1.2\""), "The oldest version of TLS that is served."),
     ],
     later: &[],
 };
@@ -252,18 +197,8 @@ pub(super) static CERTIFICATES: Table = Table {
     title: "listener.tls.certificates",
     doc: "One more certificate of a listener.",
     keys: &[
-        key(
-            "certificate",
-            FILE,
-            Required("\"certs/other.pem\""),
-            "The certificate, followed by its chain.",
-        ),
-        key(
-            "key",
-            FILE,
-            Required("\"certs/other.key\""),
-            "Its private key.",
-        ),
+        key("certificate", FILE, Required("\"certs/other.pem\""), "The certificate, followed by its chain."),
+        key("key", FILE, Required("\"certs/other.key\""), "Its private key."),
     ],
     later: &[],
 };
@@ -272,12 +207,7 @@ pub(super) static ROUTE: Table = Table {
     title: "[[route]]",
     doc: "Which requests are served, and how. The exact host wins over \"*.\", that over any; then the longest path.",
     keys: &[
-        key(
-            "name",
-            "string",
-            Nothing("\"echo\"", "host and path"),
-            "The route's name in logs. Unique.",
-        ),
+        key("name", "string", Nothing("\"echo\"", "host and path"), "The route's name in logs. Unique."),
         key(
             "host",
             "host name",
@@ -290,12 +220,7 @@ pub(super) static ROUTE: Table = Table {
             Default("\"/\""),
             "The path and all below it: \"/chat\" serves /chat and /chat/room, not /chatter. \"/\" is any path.",
         ),
-        key(
-            "upstream",
-            "name of an upstream",
-            Either("\"echo\""),
-            "Where sessions go. Either this or `page`.",
-        ),
+        key("upstream", "name of an upstream", Either("\"echo\""), "Where sessions go. Either this or `page`."),
         key(
             "page",
             "\"chat\"",
@@ -315,18 +240,8 @@ pub(super) static ROUTE: Table = Table {
             Nothing("[\"chat.v2\", \"chat.v1\"]", "all pass"),
             "Which of the subprotocols that a client offers reach the upstream.",
         ),
-        key(
-            "subprotocol_required",
-            "true or false",
-            Default("false"),
-            "Refuses clients that offer none of them.",
-        ),
-        key(
-            "encoded_slashes",
-            "true or false",
-            Default("false"),
-            "Accepts %2F in a path.",
-        ),
+        key("subprotocol_required", "true or false", Default("false"), "Refuses clients that offer none of them."),
+        key("encoded_slashes", "true or false", Default("false"), "Accepts %2F in a path."),
         key(
             "host_header",
             "host, host:port",
@@ -346,60 +261,30 @@ pub(super) static ROUTE: Table = Table {
             Default("\"off\""),
             "Ends a session on which no message began for so long.",
         ),
-        key(
-            "max_age",
-            DURATION_OR_OFF,
-            Default("\"off\""),
-            "Ends a session of that age.",
-        ),
+        key("max_age", DURATION_OR_OFF, Default("\"off\""), "Ends a session of that age."),
         key(
             "frame_timeout",
             DURATION,
             Default("\"60s\""),
             "A frame that has begun must move on by 64 KiB, or end, within it.",
         ),
-        key(
-            "close_timeout",
-            DURATION,
-            Default("\"5s\""),
-            "How long the answer to a Close is awaited.",
-        ),
+        key("close_timeout", DURATION, Default("\"5s\""), "How long the answer to a Close is awaited."),
         key(
             "frame_bytes_max",
             "size or \"off\"",
             Default("\"16MiB\""),
             "Size of one frame. Left out, it is never above `message_bytes_max`.",
         ),
-        key(
-            "message_bytes_max",
-            "size or \"off\"",
-            Default("\"64MiB\""),
-            "Size of one message, over all its frames.",
-        ),
-        key(
-            "fragments_max",
-            "number or \"off\"",
-            Default("\"off\""),
-            "Frames of one message.",
-        ),
+        key("message_bytes_max", "size or \"off\"", Default("\"64MiB\""), "Size of one message, over all its frames."),
+        key("fragments_max", "number or \"off\"", Default("\"off\""), "Frames of one message."),
         key(
             "ping",
             "\"answer\" or \"forward\"",
             Default("\"answer\""),
             "\"answer\": pings are answered here. \"forward\": pings and pongs pass to the other side.",
         ),
-        key(
-            "compression",
-            "\"pass\" or \"off\"",
-            Default("\"pass\""),
-            "Whether permessage-deflate may be agreed on.",
-        ),
-        key(
-            "strict",
-            "true or false",
-            Default("false"),
-            "Checks that text messages are UTF-8.",
-        ),
+        key("compression", "\"pass\" or \"off\"", Default("\"pass\""), "Whether permessage-deflate may be agreed on."),
+        key("strict", "true or false", Default("false"), "Checks that text messages are UTF-8."),
         key(
             "refuse",
             "\"http\" or \"close\"",
@@ -414,12 +299,7 @@ pub(super) static HEARTBEAT: Table = Table {
     title: "route.heartbeat",
     doc: "`heartbeat = { interval = …, timeout = … }`, or \"off\".",
     keys: &[
-        key(
-            "interval",
-            DURATION,
-            Default("\"25s\""),
-            "A side that was quiet for so long gets a ping.",
-        ),
+        key("interval", DURATION, Default("\"25s\""), "A side that was quiet for so long gets a ping."),
         key(
             "timeout",
             DURATION,
@@ -440,12 +320,7 @@ pub(super) static UPSTREAM: Table = Table {
             Required("[\"ws://127.0.0.1:9001\"]"),
             "Taken in turn: \"ws://host:port\", \"wss://host:port/base\", \"unix:/run/chat.sock\".",
         ),
-        key(
-            "connect_timeout",
-            DURATION,
-            Default("\"3s\""),
-            "For connecting to a server.",
-        ),
+        key("connect_timeout", DURATION, Default("\"3s\""), "For connecting to a server."),
         key(
             "handshake_timeout",
             DURATION,
@@ -467,12 +342,7 @@ pub(super) static UPSTREAM_TLS: Table = Table {
     title: "upstream.NAME.tls",
     doc: "TLS towards the wss:// servers of an upstream: `tls = { … }`, or a table [upstream.NAME.tls].",
     keys: &[
-        key(
-            "ca",
-            FILE,
-            Nothing("\"certs/ca.pem\"", "the system's"),
-            "The authorities to believe.",
-        ),
+        key("ca", FILE, Nothing("\"certs/ca.pem\"", "the system's"), "The authorities to believe."),
         key(
             "server_name",
             "host name",
@@ -485,12 +355,7 @@ pub(super) static UPSTREAM_TLS: Table = Table {
             Nothing("\"certs/gateway.pem\"", "none"),
             "Our own certificate, shown when asked for.",
         ),
-        key(
-            "key",
-            FILE,
-            Nothing("\"certs/gateway.key\"", "none"),
-            "Its private key.",
-        ),
+        key("key", FILE, Nothing("\"certs/gateway.key\"", "none"), "Its private key."),
     ],
     later: &[],
 };
@@ -505,24 +370,9 @@ pub(super) static BACKEND: Table = Table {
             Required("\"echo\""),
             "\"echo\" returns every message, \"clock\" pushes the time, \"chat\" is a chat server.",
         ),
-        key(
-            "listen",
-            "IP address and port",
-            Required("\"127.0.0.1:9001\""),
-            "Where it listens.",
-        ),
-        key(
-            "interval",
-            DURATION,
-            Default("\"1s\""),
-            "Between two messages of a clock.",
-        ),
-        key(
-            "history",
-            "number, up to 10000",
-            Default("50"),
-            "Messages of a chat room that a newcomer is shown.",
-        ),
+        key("listen", "IP address and port", Required("\"127.0.0.1:9001\""), "Where it listens."),
+        key("interval", DURATION, Default("\"1s\""), "Between two messages of a clock."),
+        key("history", "number, up to 10000", Default("50"), "Messages of a chat room that a newcomer is shown."),
     ],
     later: &[],
 };
@@ -531,12 +381,7 @@ pub(super) static LOG: Table = Table {
     title: "[log]",
     doc: "One line for each refused handshake and each ended session, on standard error.",
     keys: &[
-        key(
-            "format",
-            "\"human\" or \"json\"",
-            Default("\"human\""),
-            "For people, or one JSON object on a line.",
-        ),
+        key("format", "\"human\" or \"json\"", Default("\"human\""), "For people, or one JSON object on a line."),
         key(
             "level",
             "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
@@ -550,11 +395,6 @@ pub(super) static LOG: Table = Table {
 pub(super) static DRAIN: Table = Table {
     title: "[drain]",
     doc: "How the gateway stops on SIGTERM and SIGINT. A second signal ends it at once.",
-    keys: &[key(
-        "grace",
-        "duration, also \"0s\"",
-        Default("\"30s\""),
-        "How long sessions may take to end.",
-    )],
+    keys: &[key("grace", "duration, also \"0s\"", Default("\"30s\""), "How long sessions may take to end.")],
     later: &["window"],
 };

@@ -3,9 +3,7 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::model::{
-    Backend, BackendKind, Config, HostPattern, Listener, Origins, Page, Route, Target,
-};
+use super::model::{Backend, BackendKind, Config, HostPattern, Listener, Origins, Page, Route, Target};
 use super::value::show_duration;
 
 /// What start-up prints: one line for each listener, the routes, and the address to open in a browser.
@@ -31,43 +29,19 @@ pub fn summary(config: &Config) -> String {
             Some(tls) => format!("  {}", tls.certificates[0].certificate.display()),
             None => String::new(),
         };
-        let _ = writeln!(
-            out,
-            "would listen on {}{tls}",
-            url(listener, "ws", listener.address)
-        );
+        let _ = writeln!(out, "would listen on {}{tls}", url(listener, "ws", listener.address));
     }
     let _ = write!(out, "\n{}", routes(config));
     if !config.upstreams.is_empty() {
         let rows = config.upstreams.values().map(|upstream| {
-            let servers: Vec<&str> = upstream
-                .servers
-                .iter()
-                .map(|server| server.text.as_str())
-                .collect();
-            let timeouts =
-                [upstream.connect_timeout, upstream.handshake_timeout].map(show_duration);
-            vec![
-                upstream.name.clone(),
-                servers.join(", "),
-                timeouts.join(" + "),
-            ]
+            let servers: Vec<&str> = upstream.servers.iter().map(|server| server.text.as_str()).collect();
+            let timeouts = [upstream.connect_timeout, upstream.handshake_timeout].map(show_duration);
+            vec![upstream.name.clone(), servers.join(", "), timeouts.join(" + ")]
         });
-        let _ = write!(
-            out,
-            "\n{}",
-            table(&["UPSTREAM", "SERVERS", "TIMEOUTS"], rows)
-        );
+        let _ = write!(out, "\n{}", table(&["UPSTREAM", "SERVERS", "TIMEOUTS"], rows));
     }
     if !config.backends.is_empty() {
-        let _ = write!(
-            out,
-            "\n{}",
-            table(
-                &["BACKEND", "LISTENS ON"],
-                config.backends.iter().map(backend)
-            )
-        );
+        let _ = write!(out, "\n{}", table(&["BACKEND", "LISTENS ON"], config.backends.iter().map(backend)));
     }
     out
 }
@@ -84,22 +58,12 @@ pub(super) fn host(pattern: &HostPattern) -> String {
 
 fn routes(config: &Config) -> String {
     let rows = config.routes.iter().map(|route| {
-        let host = if route.host == HostPattern::Any {
-            "any".to_owned()
-        } else {
-            host(&route.host)
-        };
+        let host = if route.host == HostPattern::Any { "any".to_owned() } else { host(&route.host) };
         let origins = match route.target {
             Target::Upstream(_) => origins(&route.origins),
             Target::Page(_) => "-".to_owned(),
         };
-        vec![
-            route.name.clone(),
-            host,
-            route.path.clone(),
-            target(route),
-            origins,
-        ]
+        vec![route.name.clone(), host, route.path.clone(), target(route), origins]
     });
     table(&["ROUTE", "HOST", "PATH", "GOES TO", "ORIGINS"], rows)
 }
@@ -112,15 +76,8 @@ fn target(route: &Route) -> String {
 }
 
 fn origins(origins: &Origins) -> String {
-    let words = [
-        (origins.any, "any"),
-        (origins.same_origin, "same-origin"),
-        (origins.none, "none"),
-    ];
-    let words = words
-        .into_iter()
-        .filter(|(holds, _)| *holds)
-        .map(|(_, word)| word.to_owned());
+    let words = [(origins.any, "any"), (origins.same_origin, "same-origin"), (origins.none, "none")];
+    let words = words.into_iter().filter(|(holds, _)| *holds).map(|(_, word)| word.to_owned());
     let list = origins.list.iter().map(|origin| {
         let host = match origin.below {
             true => HostPattern::Below(origin.host.clone()),
@@ -146,10 +103,7 @@ fn backend(backend: &Backend) -> Vec<String> {
 
 /// The first page at a place that a browser on this machine can open, over TLS only when there is no plain listener.
 fn page_address(config: &Config, bound: &[SocketAddr]) -> Option<String> {
-    let page = config
-        .routes
-        .iter()
-        .find(|route| matches!(route.target, Target::Page(_)))?;
+    let page = config.routes.iter().find(|route| matches!(route.target, Target::Page(_)))?;
     let plain_first = |(listener, _): &(&Listener, &SocketAddr)| listener.tls.is_some();
     let (listener, address) = config.listeners.iter().zip(bound).min_by_key(plain_first)?;
     let ip = match address.ip() {
@@ -159,12 +113,9 @@ fn page_address(config: &Config, bound: &[SocketAddr]) -> Option<String> {
     };
     let address = SocketAddr::new(ip, address.port());
     let base = match &page.host {
-        HostPattern::Exact(name) => format!(
-            "{}://{}:{}",
-            scheme(listener, "http"),
-            host(&HostPattern::Exact(name.clone())),
-            address.port()
-        ),
+        HostPattern::Exact(name) => {
+            format!("{}://{}:{}", scheme(listener, "http"), host(&HostPattern::Exact(name.clone())), address.port())
+        }
         _ => url(listener, "http", address),
     };
     Some(format!("{base}{}", page.path))
@@ -182,20 +133,11 @@ fn scheme(listener: &Listener, plain: &str) -> String {
 fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let head = head.iter().map(|cell| (*cell).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let mut out = String::new();
     for row in &rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         let _ = writeln!(out, "{}", cells.join("  ").trim_end());
     }
     out

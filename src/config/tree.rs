@@ -68,31 +68,17 @@ pub(super) struct Tree {
 pub(super) fn parse(source: &Source, env: &dyn Fn(&str) -> Option<String>) -> Tree {
     let (root, errors) = DeTable::parse_recoverable(source.text());
     let (mut problems, trusted_before) = syntax(source, &errors);
-    let mut grow = Grow {
-        source,
-        env,
-        problems: Vec::new(),
-    };
+    let mut grow = Grow { source, env, problems: Vec::new() };
     let root = grow.table(root.get_ref());
     problems.extend(grow.problems);
-    Tree {
-        root,
-        problems,
-        incomplete: !errors.is_empty(),
-        trusted_before,
-    }
+    Tree { root, problems, incomplete: !errors.is_empty(), trusted_before }
 }
 
 /// The value of a default, which is ours and so known to be right.
 pub(super) fn constant(text: &'static str, at: Position) -> Node {
     let source = Source::new("default", text);
     let value = DeValue::parse(text).expect("defaults are TOML values; a test reads them all");
-    let mut node = Grow {
-        source: &source,
-        env: &|_| None,
-        problems: Vec::new(),
-    }
-    .node(&value);
+    let mut node = Grow { source: &source, env: &|_| None, problems: Vec::new() }.node(&value);
     node.place(at);
     node
 }
@@ -112,18 +98,13 @@ impl Node {
 fn syntax(source: &Source, errors: &[toml::de::Error]) -> (Vec<Problem>, usize) {
     let mut found: Vec<(Position, &str)> = errors
         .iter()
-        .map(|error| {
-            (
-                source.position(error.span().map_or(0, |span| span.start)),
-                error.message(),
-            )
-        })
+        .map(|error| (source.position(error.span().map_or(0, |span| span.start)), error.message()))
         .collect();
     found.sort_by_key(|(at, _)| (at.line, at.column));
     // A bracket that is never closed swallows the lines after it.
-    let swallowed = found.iter().any(|(_, message)| {
-        message.starts_with("unclosed array, ") || message.starts_with("unclosed inline table")
-    });
+    let swallowed = found
+        .iter()
+        .any(|(_, message)| message.starts_with("unclosed array, ") || message.starts_with("unclosed inline table"));
     let trusted_before = match found.first() {
         Some((at, _)) if swallowed => at.line,
         _ => usize::MAX,
@@ -139,9 +120,7 @@ fn syntax(source: &Source, errors: &[toml::de::Error]) -> (Vec<Problem>, usize) 
             _ if swallowed => Some("close the bracket; what follows could not be read".to_owned()),
             _ => None,
         };
-        let message = message
-            .strip_suffix(", expected literal string")
-            .unwrap_or(message);
+        let message = message.strip_suffix(", expected literal string").unwrap_or(message);
         source.problem(at, "", format!("not valid TOML: {message}"), help)
     });
     (problems.collect(), trusted_before)
@@ -172,30 +151,24 @@ impl Grow<'_> {
         let at = self.source.position(value.span().start);
         let mut substituted = false;
         let value = match value.get_ref() {
-            DeValue::String(text) if text.contains("${") => {
-                match self.substitute(text, value.span()) {
-                    Some(text) => {
-                        substituted = true;
-                        Value::Text(text)
-                    }
-                    None => Value::Broken,
+            DeValue::String(text) if text.contains("${") => match self.substitute(text, value.span()) {
+                Some(text) => {
+                    substituted = true;
+                    Value::Text(text)
                 }
-            }
+                None => Value::Broken,
+            },
             DeValue::String(text) => Value::Text(text.to_string()),
-            DeValue::Integer(number) => Value::Integer(
-                i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX),
-            ),
+            DeValue::Integer(number) => {
+                Value::Integer(i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX))
+            }
             DeValue::Boolean(value) => Value::Bool(*value),
             DeValue::Float(_) => Value::Other("a number with a fraction"),
             DeValue::Datetime(_) => Value::Other("a date"),
             DeValue::Array(list) => Value::List(list.iter().map(|node| self.node(node)).collect()),
             DeValue::Table(table) => Value::Table(self.table(table)),
         };
-        Node {
-            at,
-            substituted,
-            value,
-        }
+        Node { at, substituted, value }
     }
 
     /// Puts the environment in for each `${NAME}`; `$${` stands for `${`. The result is never read as TOML again.
@@ -220,23 +193,13 @@ impl Grow<'_> {
                     Some(value) => out.push_str(&value),
                     None => {
                         let message = format!("the environment variable {name} is not set");
-                        self.refuse(
-                            &format!("${{{name}}}"),
-                            &span,
-                            message,
-                            format!("set it: export {name}=…"),
-                        );
+                        self.refuse(&format!("${{{name}}}"), &span, message, format!("set it: export {name}=…"));
                         sound = false;
                     }
                 },
                 _ => {
                     let help = "write ${NAME} for an environment variable, $${ for a literal ${";
-                    self.refuse(
-                        "${",
-                        &span,
-                        "\"${\" begins no variable name".to_owned(),
-                        help.to_owned(),
-                    );
+                    self.refuse("${", &span, "\"${\" begins no variable name".to_owned(), help.to_owned());
                     return None;
                 }
             }
@@ -248,11 +211,8 @@ impl Grow<'_> {
     /// Points at `part` of the string where it stands there as it is, or else at the string.
     fn refuse(&mut self, part: &str, span: &Range<usize>, message: String, help: String) {
         let written = self.source.text().get(span.clone()).unwrap_or("");
-        let at = self
-            .source
-            .position(span.start + written.find(part).unwrap_or(0));
-        self.problems
-            .push(self.source.problem(at, "", message, Some(help)));
+        let at = self.source.position(span.start + written.find(part).unwrap_or(0));
+        self.problems.push(self.source.problem(at, "", message, Some(help)));
     }
 }
 

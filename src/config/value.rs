@@ -23,17 +23,11 @@ pub(super) struct Wrong {
 
 impl Wrong {
     pub fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            help: None,
-        }
+        Self { message: message.into(), help: None }
     }
 
     pub fn help(self, help: impl Into<String>) -> Self {
-        Self {
-            help: Some(help.into()),
-            ..self
-        }
+        Self { help: Some(help.into()), ..self }
     }
 }
 
@@ -41,13 +35,7 @@ pub(super) type Parsed<T> = Result<T, Wrong>;
 
 /// The longest duration: timers must stay within what a clock can hold.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);
-const DURATION_UNITS: [(&str, u64); 5] = [
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-];
+const DURATION_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZE_UNITS: [(&str, u64); 7] = [
     ("B", 1),
     ("KiB", 1 << 10),
@@ -64,10 +52,7 @@ const RATE_UNITS: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 3_600)];
 pub(super) fn text(node: &Node) -> Parsed<&str> {
     match &node.value {
         Value::Text(text) => Ok(text),
-        _ => Err(
-            Wrong::new(format!("{} stands where a string is wanted", node.kind()))
-                .help("put it in quotes"),
-        ),
+        _ => Err(Wrong::new(format!("{} stands where a string is wanted", node.kind())).help("put it in quotes")),
     }
 }
 
@@ -81,17 +66,10 @@ pub(super) fn boolean(node: &Node) -> Parsed<bool> {
         Value::Bool(value) => Ok(*value),
         Value::Text(text) if text == "true" || text == "false" => {
             let value = text == "true";
-            if node.substituted {
-                Ok(value)
-            } else {
-                Err(quoted(text))
-            }
+            if node.substituted { Ok(value) } else { Err(quoted(text)) }
         }
         Value::Text(text) => Err(Wrong::new(format!("{text:?} is neither true nor false"))),
-        _ => Err(Wrong::new(format!(
-            "{} stands where true or false is wanted",
-            node.kind()
-        ))),
+        _ => Err(Wrong::new(format!("{} stands where true or false is wanted", node.kind()))),
     }
 }
 
@@ -105,17 +83,13 @@ pub(super) fn number(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Parsed<u64
                 Err(_) => return Err(Wrong::new(format!("{text:?} is not a number"))),
             },
             _ => {
-                return Err(Wrong::new(format!(
-                    "{} stands where a number is wanted",
-                    node.kind()
-                )));
+                return Err(Wrong::new(format!("{} stands where a number is wanted", node.kind())));
             }
         };
         match u64::try_from(number) {
             Ok(number) if range.contains(&number) => Ok(number),
             _ if *range.end() >= u64::from(u32::MAX) => {
-                Err(Wrong::new(format!("{number} is not allowed"))
-                    .help(format!("at least {}", range.start())))
+                Err(Wrong::new(format!("{number} is not allowed")).help(format!("at least {}", range.start())))
             }
             _ => Err(Wrong::new(format!("{number} is not allowed")).help(format!(
                 "from {} to {}",
@@ -143,36 +117,23 @@ pub(super) fn or_off<T>(parse: impl Fn(&Node) -> Parsed<T>) -> impl Fn(&Node) ->
 pub(super) fn one_of<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Node) -> Parsed<T> {
     move |node| {
         let text = text(node)?;
-        words
-            .iter()
-            .find(|(word, _)| *word == text)
-            .map(|(_, value)| *value)
-            .ok_or_else(|| {
-                let known: Vec<String> =
-                    words.iter().map(|(word, _)| format!("{word:?}")).collect();
-                let wrong = Wrong::new(format!("{text:?} is not one of {}", known.join(", ")));
-                match nearest(text, words.iter().map(|(word, _)| *word)) {
-                    Some(word) => wrong.help(format!("did you mean {word:?}?")),
-                    None => wrong,
-                }
-            })
+        words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+            let known: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            let wrong = Wrong::new(format!("{text:?} is not one of {}", known.join(", ")));
+            match nearest(text, words.iter().map(|(word, _)| *word)) {
+                Some(word) => wrong.help(format!("did you mean {word:?}?")),
+                None => wrong,
+            }
+        })
     }
 }
 
 /// The candidate that a misspelt word most likely meant.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| {
-            (
-                strsim::damerau_levenshtein(&word, &candidate.to_lowercase()),
-                candidate,
-            )
-        })
+        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
         .filter(|(distance, candidate)| *distance <= (candidate.chars().count() / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -183,17 +144,15 @@ pub(super) fn nearest<'a>(
 /// A duration above zero.
 pub(super) fn duration(text: &str) -> Parsed<Duration> {
     match duration_or_zero(text)? {
-        Duration::ZERO => {
-            Err(Wrong::new("a duration of zero makes no sense here").help("at least \"1ms\""))
-        }
+        Duration::ZERO => Err(Wrong::new("a duration of zero makes no sense here").help("at least \"1ms\"")),
         duration => Ok(duration),
     }
 }
 
 pub(super) fn duration_or_zero(text: &str) -> Parsed<Duration> {
     let help = "a whole number and a unit: \"500ms\", \"30s\", \"5m\", \"1h\", \"2d\"";
-    let (count, unit) = quantity(text, &DURATION_UNITS)
-        .ok_or_else(|| Wrong::new(format!("{text:?} is not a duration")).help(help))?;
+    let (count, unit) =
+        quantity(text, &DURATION_UNITS).ok_or_else(|| Wrong::new(format!("{text:?} is not a duration")).help(help))?;
     count
         .checked_mul(unit)
         .map(Duration::from_millis)
@@ -204,8 +163,8 @@ pub(super) fn duration_or_zero(text: &str) -> Parsed<Duration> {
 /// A size in bytes, above zero.
 pub(super) fn size(text: &str) -> Parsed<u64> {
     let help = "a whole number and a unit: \"512B\", \"64KiB\", \"16MiB\", \"1GiB\", or \"64KB\", \"16MB\", \"1GB\"";
-    let (count, unit) = quantity(text, &SIZE_UNITS)
-        .ok_or_else(|| Wrong::new(format!("{text:?} is not a size")).help(help))?;
+    let (count, unit) =
+        quantity(text, &SIZE_UNITS).ok_or_else(|| Wrong::new(format!("{text:?} is not a size")).help(help))?;
     match count.checked_mul(unit) {
         Some(0) => Err(Wrong::new("a size of zero makes no sense here")),
         // A frame's length has 63 bits (RFC 6455 section 5.2).
@@ -219,19 +178,10 @@ pub(super) fn rate(text: &str) -> Parsed<Rate> {
     let help = "a whole number, \"/\" and a unit: \"10/s\", \"600/m\", \"5/h\"";
     let wrong = || Wrong::new(format!("{text:?} is not a rate")).help(help);
     let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
-    let (_, seconds) = RATE_UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .ok_or_else(wrong)?;
-    let count = whole(count)
-        .and_then(|count| u32::try_from(count).ok())
-        .ok_or_else(wrong)?;
-    let count =
-        NonZeroU32::new(count).ok_or_else(|| Wrong::new("a rate of zero would refuse everyone"))?;
-    Ok(Rate {
-        count,
-        per: Duration::from_secs(*seconds),
-    })
+    let (_, seconds) = RATE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+    let count = whole(count).and_then(|count| u32::try_from(count).ok()).ok_or_else(wrong)?;
+    let count = NonZeroU32::new(count).ok_or_else(|| Wrong::new("a rate of zero would refuse everyone"))?;
+    Ok(Rate { count, per: Duration::from_secs(*seconds) })
 }
 
 fn quantity(text: &str, units: &[(&str, u64)]) -> Option<(u64, u64)> {
@@ -243,17 +193,12 @@ fn quantity(text: &str, units: &[(&str, u64)]) -> Option<(u64, u64)> {
 
 /// Digits alone: `u64::from_str` would take a sign as well.
 fn whole(text: &str) -> Option<u64> {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())?
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 /// As [`duration`] reads it, in the largest unit that holds it.
 pub(super) fn show_duration(duration: Duration) -> String {
-    show(
-        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-        &DURATION_UNITS,
-    )
+    show(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATION_UNITS)
 }
 
 /// As [`size`] reads it, in the largest binary unit that holds it.
@@ -262,11 +207,7 @@ pub(super) fn show_size(bytes: u64) -> String {
 }
 
 fn show(count: u64, units: &[(&str, u64)]) -> String {
-    let (name, factor) = units
-        .iter()
-        .rev()
-        .find(|(_, factor)| count != 0 && count % factor == 0)
-        .unwrap_or(&units[0]);
+    let (name, factor) = units.iter().rev().find(|(_, factor)| count != 0 && count % factor == 0).unwrap_or(&units[0]);
     format!("{}{name}", count / factor)
 }
 
@@ -278,12 +219,8 @@ pub(super) fn socket_address(text: &str) -> Parsed<SocketAddr> {
         let wrong = Wrong::new(format!("{text:?} is not an IP address and port"));
         let port = text.rsplit_once(':').map_or("8080", |(_, port)| port);
         match text.rsplit_once(':') {
-            Some(("", _)) => wrong.help(format!(
-                "for every address write \"0.0.0.0:{port}\" or \"[::]:{port}\""
-            )),
-            Some(("localhost", _)) => {
-                wrong.help(format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""))
-            }
+            Some(("", _)) => wrong.help(format!("for every address write \"0.0.0.0:{port}\" or \"[::]:{port}\"")),
+            Some(("localhost", _)) => wrong.help(format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\"")),
             _ if text.parse::<Ipv6Addr>().is_ok() => wrong.help(format!("write \"[{text}]:8080\"")),
             _ => wrong.help("like \"127.0.0.1:8080\", \"0.0.0.0:8080\" or \"[::]:8080\""),
         }
@@ -295,25 +232,25 @@ pub(super) fn network(text: &str) -> Parsed<IpNet> {
     let address = |text: &str| IpAddr::from_str(text).map(IpNet::from);
     match IpNet::from_str(text).or_else(|_| address(text)) {
         Ok(net) => Ok(net.trunc()),
-        Err(_) => Err(Wrong::new(format!("{text:?} is not a network"))
-            .help("like \"10.0.0.0/8\", \"fd00::/8\" or \"10.0.0.7\"")),
+        Err(_) => {
+            Err(Wrong::new(format!("{text:?} is not a network"))
+                .help("like \"10.0.0.0/8\", \"fd00::/8\" or \"10.0.0.7\""))
+        }
     }
 }
 
 /// One server of an upstream.
 pub(super) fn server(text: &str) -> Parsed<Server> {
     let help = "like \"ws://host:port\", \"wss://host:port/base\" or \"unix:/run/service.sock\"";
-    let (scheme, rest) = text
-        .split_once(':')
-        .ok_or_else(|| Wrong::new(format!("{text:?} has no scheme")).help(help))?;
+    let (scheme, rest) =
+        text.split_once(':').ok_or_else(|| Wrong::new(format!("{text:?} has no scheme")).help(help))?;
     let tls = match scheme {
         "unix" => return unix_server(rest, text),
         "ws" => false,
         "wss" => true,
         "http" | "https" => {
             let right = text.replacen("http", "ws", 1);
-            return Err(Wrong::new(format!("{scheme}:// is not a WebSocket scheme"))
-                .help(format!("write {right:?}")));
+            return Err(Wrong::new(format!("{scheme}:// is not a WebSocket scheme")).help(format!("write {right:?}")));
         }
         _ => return Err(Wrong::new(format!("{text:?} is not the address of a server")).help(help)),
     };
@@ -321,11 +258,8 @@ pub(super) fn server(text: &str) -> Parsed<Server> {
         .strip_prefix("//")
         .ok_or_else(|| Wrong::new(format!("{text:?} is not the address of a server")).help(help))?;
     if let Some(mark) = rest.find(['?', '#']) {
-        return Err(Wrong::new(format!(
-            "{:?} cannot stand in a server's address",
-            &rest[mark..]
-        ))
-        .help("the query of the client's request is passed on as it is"));
+        return Err(Wrong::new(format!("{:?} cannot stand in a server's address", &rest[mark..]))
+            .help("the query of the client's request is passed on as it is"));
     }
     let (authority, base) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     if authority.contains('@') {
@@ -333,39 +267,22 @@ pub(super) fn server(text: &str) -> Parsed<Server> {
     }
     let (host, port) = authority_parts(authority)?;
     let port = port.unwrap_or(if tls { 443 } else { 80 });
-    let base = if base.is_empty() {
-        String::new()
-    } else {
-        path(base, true)?
-    };
+    let base = if base.is_empty() { String::new() } else { path(base, true)? };
     let base = if base == "/" { String::new() } else { base };
-    Ok(Server {
-        address: ServerAddress::Tcp { host, port },
-        tls,
-        base,
-        text: text.to_owned(),
-    })
+    Ok(Server { address: ServerAddress::Tcp { host, port }, tls, base, text: text.to_owned() })
 }
 
 fn unix_server(path: &str, text: &str) -> Parsed<Server> {
     // The longest path that fits sockaddr_un.
     const PATH_MAX: usize = 107;
     if !path.starts_with('/') || path.starts_with("//") {
-        return Err(Wrong::new(format!("{text:?} is not an absolute path"))
-            .help("like \"unix:/run/service.sock\""));
+        return Err(Wrong::new(format!("{text:?} is not an absolute path")).help("like \"unix:/run/service.sock\""));
     }
     if path.len() > PATH_MAX || path.contains('\0') {
-        return Err(Wrong::new(format!(
-            "a socket's path has at most {PATH_MAX} bytes and no NUL"
-        )));
+        return Err(Wrong::new(format!("a socket's path has at most {PATH_MAX} bytes and no NUL")));
     }
     let address = ServerAddress::Unix(PathBuf::from(path));
-    Ok(Server {
-        address,
-        tls: false,
-        base: String::new(),
-        text: text.to_owned(),
-    })
+    Ok(Server { address, tls: false, base: String::new(), text: text.to_owned() })
 }
 
 /// Splits `host`, `host:port`, `[v6]:port`; the host in normal form, without brackets.
@@ -379,9 +296,7 @@ fn authority_parts(authority: &str) -> Parsed<(String, Option<u16>)> {
         Some(text) => match whole(text).and_then(|port| u16::try_from(port).ok()) {
             Some(port) if port > 0 => Some(port),
             _ => {
-                return Err(
-                    Wrong::new(format!("{text:?} is not a port")).help("a number from 1 to 65535")
-                );
+                return Err(Wrong::new(format!("{text:?} is not a port")).help("a number from 1 to 65535"));
             }
         },
     };
@@ -390,10 +305,7 @@ fn authority_parts(authority: &str) -> Parsed<(String, Option<u16>)> {
 
 /// A host in normal form: a lower-case name without trailing dot, or an IP address without brackets.
 pub(super) fn host_name(text: &str) -> Parsed<String> {
-    if let Some(inner) = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
+    if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let address = Ipv6Addr::from_str(inner);
         return address
             .map(|address| address.to_string())
@@ -402,13 +314,13 @@ pub(super) fn host_name(text: &str) -> Parsed<String> {
     if let Ok(address) = IpAddr::from_str(text) {
         return match address {
             IpAddr::V4(_) => Ok(address.to_string()),
-            IpAddr::V6(_) => Err(Wrong::new(format!("{text:?} has no brackets"))
-                .help(format!("write \"[{address}]\""))),
+            IpAddr::V6(_) => {
+                Err(Wrong::new(format!("{text:?} has no brackets")).help(format!("write \"[{address}]\"")))
+            }
         };
     }
     if !text.is_ascii() {
-        return Err(Wrong::new(format!("{text:?} is not an ASCII host name"))
-            .help("write its xn-- form (punycode)"));
+        return Err(Wrong::new(format!("{text:?} is not an ASCII host name")).help("write its xn-- form (punycode)"));
     }
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let is_label = |label: &str| {
@@ -419,10 +331,7 @@ pub(super) fn host_name(text: &str) -> Parsed<String> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let numeric = name
-        .rsplit('.')
-        .next()
-        .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    let numeric = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
     if name.len() > 253 || numeric || !name.split('.').all(is_label) {
         return Err(Wrong::new(format!("{text:?} is not a host name")));
     }
@@ -442,8 +351,7 @@ pub(super) fn host_pattern(text: &str) -> Parsed<HostPattern> {
         && whole(port).is_some()
         && !name.contains(':')
     {
-        return Err(Wrong::new("a host has no port: listeners decide on ports")
-            .help(format!("write {name:?}")));
+        return Err(Wrong::new("a host has no port: listeners decide on ports").help(format!("write {name:?}")));
     }
     match text.strip_prefix("*.") {
         Some(below) => host_name(below).map(HostPattern::Below),
@@ -461,9 +369,7 @@ pub(super) fn server_name(text: &str) -> Parsed<String> {
     let name = host_name(text)?;
     match rustls::pki_types::ServerName::try_from(name.as_str()) {
         Ok(_) => Ok(name),
-        Err(_) => Err(Wrong::new(format!(
-            "{text:?} cannot be the name of a TLS server"
-        ))),
+        Err(_) => Err(Wrong::new(format!("{text:?} cannot be the name of a TLS server"))),
     }
 }
 
@@ -474,9 +380,7 @@ pub(super) fn origin(text: &str) -> Parsed<OriginPattern> {
         let wrong = Wrong::new(format!("{text:?} is not an origin"));
         return Err(match nearest(text, ["same-origin", "none", "any"]) {
             Some(word) => wrong.help(format!("did you mean {word:?}?")),
-            None if host_name(text.strip_prefix("*.").unwrap_or(text)).is_ok()
-                && text.contains('.') =>
-            {
+            None if host_name(text.strip_prefix("*.").unwrap_or(text)).is_ok() && text.contains('.') => {
                 wrong.help(format!("write \"https://{text}\""))
             }
             None => wrong.help(help),
@@ -488,16 +392,16 @@ pub(super) fn origin(text: &str) -> Parsed<OriginPattern> {
         return Err(Wrong::new(format!("{scheme:?} is not a scheme")).help(help));
     }
     if let Some(mark) = rest.find(['/', '?', '#']) {
-        return Err(Wrong::new("an origin has no path")
-            .help(format!("write \"{scheme}://{}\"", &rest[..mark])));
+        return Err(Wrong::new("an origin has no path").help(format!("write \"{scheme}://{}\"", &rest[..mark])));
     }
     let (below, authority) = match rest.strip_prefix("*.") {
         Some(rest) => (true, rest),
         None => (false, rest),
     };
     if authority.contains(['*', '@']) {
-        return Err(Wrong::new(format!("{text:?} is not an origin"))
-            .help("\"*.\" may stand once, right behind \"://\""));
+        return Err(
+            Wrong::new(format!("{text:?} is not an origin")).help("\"*.\" may stand once, right behind \"://\"")
+        );
     }
     let (host, port) = authority_parts(authority)?;
     let default_port = match scheme.as_str() {
@@ -505,22 +409,15 @@ pub(super) fn origin(text: &str) -> Parsed<OriginPattern> {
         "https" => Some(443),
         "ws" | "wss" => {
             let right = scheme.replacen("ws", "http", 1);
-            return Err(Wrong::new("the origin is the page's, not the socket's")
-                .help(format!("write \"{right}://{rest}\"")));
+            return Err(
+                Wrong::new("the origin is the page's, not the socket's").help(format!("write \"{right}://{rest}\""))
+            );
         }
         _ => None,
     };
     match port.or(default_port) {
-        Some(port) => Ok(OriginPattern {
-            scheme,
-            host,
-            port,
-            below,
-        }),
-        None => Err(
-            Wrong::new(format!("the scheme {scheme:?} has no default port"))
-                .help("write the port as well"),
-        ),
+        Some(port) => Ok(OriginPattern { scheme, host, port, below }),
+        None => Err(Wrong::new(format!("the scheme {scheme:?} has no default port")).help("write the port as well")),
     }
 }
 
@@ -529,27 +426,18 @@ pub(super) fn subprotocol(text: &str) -> Parsed<String> {
     let is_tchar = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     match !text.is_empty() && text.chars().all(is_tchar) {
         true => Ok(text.to_owned()),
-        false => Err(
-            Wrong::new(format!("{text:?} is not the name of a subprotocol"))
-                .help("letters, digits and !#$%&'*+-.^_`|~"),
-        ),
+        false => Err(Wrong::new(format!("{text:?} is not the name of a subprotocol"))
+            .help("letters, digits and !#$%&'*+-.^_`|~")),
     }
 }
 
 /// A name that stands in logs.
 pub(super) fn name(text: &str) -> Parsed<String> {
     const NAME_MAX: usize = 80;
-    match text.trim() == text
-        && !text.is_empty()
-        && text.len() <= NAME_MAX
-        && !text.contains(char::is_control)
-    {
+    match text.trim() == text && !text.is_empty() && text.len() <= NAME_MAX && !text.contains(char::is_control) {
         true => Ok(text.to_owned()),
-        false => Err(
-            Wrong::new(format!("{text:?} cannot be a name")).help(format!(
-                "1 to {NAME_MAX} bytes without control characters or outer spaces"
-            )),
-        ),
+        false => Err(Wrong::new(format!("{text:?} cannot be a name"))
+            .help(format!("1 to {NAME_MAX} bytes without control characters or outer spaces"))),
     }
 }
 
@@ -565,35 +453,24 @@ pub(super) fn file_name(text: &str) -> Parsed<&str> {
 /// A path that is already in normal form; a trailing slash is only right for the root.
 pub(super) fn path(text: &str, encoded_slashes: bool) -> Parsed<String> {
     if !text.starts_with('/') {
-        return Err(Wrong::new(format!("{text:?} does not begin with \"/\""))
-            .help(format!("write \"/{text}\"")));
+        return Err(Wrong::new(format!("{text:?} does not begin with \"/\"")).help(format!("write \"/{text}\"")));
     }
     if let Some(mark) = text.find(['?', '#']) {
         let right = if mark == 0 { "/" } else { &text[..mark] };
-        return Err(
-            Wrong::new("a path has no query and no fragment").help(format!("write {right:?}"))
-        );
+        return Err(Wrong::new("a path has no query and no fragment").help(format!("write {right:?}")));
     }
     if let Some(before) = text.strip_suffix("/*") {
         let right = if before.is_empty() { "/" } else { before };
-        return Err(
-            Wrong::new("a path needs no \"*\": all below it belongs to it")
-                .help(format!("write {right:?}")),
-        );
+        return Err(Wrong::new("a path needs no \"*\": all below it belongs to it").help(format!("write {right:?}")));
     }
     let normal = normal_path(text)?;
     if normal.contains("%2F") && !encoded_slashes {
-        return Err(
-            Wrong::new("%2F stands in a path that accepts no encoded slashes")
-                .help("add `encoded_slashes = true`, or write \"/\""),
-        );
+        return Err(Wrong::new("%2F stands in a path that accepts no encoded slashes")
+            .help("add `encoded_slashes = true`, or write \"/\""));
     }
     match normal == text {
         true => Ok(normal),
-        false => {
-            Err(Wrong::new(format!("{text:?} is not in normal form"))
-                .help(format!("write {normal:?}")))
-        }
+        false => Err(Wrong::new(format!("{text:?} is not in normal form")).help(format!("write {normal:?}"))),
     }
 }
 
@@ -605,9 +482,8 @@ fn normal_path(text: &str) -> Parsed<String> {
     while let Some(byte) = bytes.next() {
         let (byte, escaped) = match byte {
             b'%' => (
-                escape(&mut bytes).ok_or_else(|| {
-                    Wrong::new("\"%\" without two hex digits").help("write %25 for a percent sign")
-                })?,
+                escape(&mut bytes)
+                    .ok_or_else(|| Wrong::new("\"%\" without two hex digits").help("write %25 for a percent sign"))?,
                 true,
             ),
             byte => (byte, false),
@@ -615,17 +491,12 @@ fn normal_path(text: &str) -> Parsed<String> {
         match byte {
             0 | b'\\' => return Err(Wrong::new("NUL and backslash cannot stand in a path")),
             b'/' if !escaped && out.ends_with('/') => {}
-            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                out.push(char::from(byte))
-            }
+            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => out.push(char::from(byte)),
             byte if !escaped && b"/!$&'()*+,;=:@".contains(&byte) => out.push(char::from(byte)),
             byte => out.push_str(&format!("%{byte:02X}")),
         }
     }
-    if out
-        .split('/')
-        .any(|segment| segment == "." || segment == "..")
-    {
+    if out.split('/').any(|segment| segment == "." || segment == "..") {
         return Err(Wrong::new("\".\" and \"..\" cannot be segments of a path"));
     }
     if out.len() > 1 && out.ends_with('/') {

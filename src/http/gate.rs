@@ -39,7 +39,10 @@ pub struct Visitor {
 pub enum Handover {
     Session(Box<Agreed>),
     /// The refusal that a browser can read (`refuse = "close"`).
-    Close { code: u16, reason: String },
+    Close {
+        code: u16,
+        reason: String,
+    },
 }
 
 /// A WebSocket on which both sides said 101.
@@ -89,7 +92,8 @@ pub async fn walk(request: Request<Incoming>, visitor: &Visitor, live: &Live) ->
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
     let upgrade = handshake::tries_upgrade(&parts);
     let seen = Seen::of(&parts);
-    let found = fields::host(&parts).and_then(|host| Ok((route::find(&live.config.routes, &host, parts.uri.path())?, host)));
+    let found =
+        fields::host(&parts).and_then(|host| Ok((route::find(&live.config.routes, &host, parts.uri.path())?, host)));
     let (mut response, handover) = match found {
         Err(refusal) => refuse(refusal.into(), None, None, &client, &seen),
         Ok((route, host)) => match &route.target {

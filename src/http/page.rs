@@ -41,14 +41,8 @@ pub fn answer(page: Page, parts: &request::Parts, route_path: &str) -> Response<
         return refusal(parts, StatusCode::NOT_FOUND, "There is no such page.\n");
     }
     if !matches!(parts.method, Method::GET | Method::HEAD) {
-        let mut answer = refusal(
-            parts,
-            StatusCode::METHOD_NOT_ALLOWED,
-            "This page is read with GET.\n",
-        );
-        answer
-            .headers_mut()
-            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let mut answer = refusal(parts, StatusCode::METHOD_NOT_ALLOWED, "This page is read with GET.\n");
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return answer;
     }
     let mut answer = Response::new(Bytes::new());
@@ -58,18 +52,12 @@ pub fn answer(page: Page, parts: &request::Parts, route_path: &str) -> Response<
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(header::ETAG, checked(&built.etag));
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        checked(&built.policy(host(parts))),
-    );
+    headers.insert(header::CONTENT_SECURITY_POLICY, checked(&built.policy(host(parts))));
     if has_already(parts, &built.etag) {
         *answer.status_mut() = StatusCode::NOT_MODIFIED;
         return answer;
     }
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(header::CONTENT_LENGTH, built.text.len().into());
     if parts.method == Method::GET {
         *answer.body_mut() = Bytes::from_static(built.text.as_bytes());
@@ -82,26 +70,15 @@ const GUARDS: [(HeaderName, &str); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
     (header::REFERRER_POLICY, "no-referrer"),
-    (
-        HeaderName::from_static("cross-origin-opener-policy"),
-        "same-origin",
-    ),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
 
 impl Built {
     fn new(text: &'static str) -> Self {
-        let source = |tag| {
-            format!(
-                "'sha256-{}'",
-                BASE64_STANDARD.encode(sha256(inline(text, tag).as_bytes()))
-            )
-        };
+        let source = |tag| format!("'sha256-{}'", BASE64_STANDARD.encode(sha256(inline(text, tag).as_bytes())));
         Self {
             text,
-            etag: format!(
-                "\"{}\"",
-                &BASE64_URL_SAFE_NO_PAD.encode(sha256(text.as_bytes()))[..22]
-            ),
+            etag: format!("\"{}\"", &BASE64_URL_SAFE_NO_PAD.encode(sha256(text.as_bytes()))[..22]),
             script: source("script"),
             style: source("style"),
         }
@@ -110,9 +87,7 @@ impl Built {
     /// `'self'` in `connect-src` covers WebSockets of the same origin in CSP level 3 only; older browsers need the host.
     fn policy(&self, host: Option<&str>) -> String {
         let Self { script, style, .. } = self;
-        let sockets = host
-            .map(|host| format!(" ws://{host} wss://{host}"))
-            .unwrap_or_default();
+        let sockets = host.map(|host| format!(" ws://{host} wss://{host}")).unwrap_or_default();
         format!(
             "default-src 'none'; script-src {script}; style-src {style}; img-src data:; connect-src 'self'{sockets}; \
              base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
@@ -122,19 +97,13 @@ impl Built {
 
 /// What stands between `<tag>` and `</tag>`: the bytes that a browser hashes.
 fn inline<'a>(text: &'a str, tag: &str) -> &'a str {
-    let (_, rest) = text
-        .split_once(&format!("<{tag}>"))
-        .expect("a built-in page has one inline style and script");
-    rest.split_once(&format!("</{tag}>"))
-        .expect("a built-in page closes its tags")
-        .0
+    let (_, rest) = text.split_once(&format!("<{tag}>")).expect("a built-in page has one inline style and script");
+    rest.split_once(&format!("</{tag}>")).expect("a built-in page closes its tags").0
 }
 
 /// By way of the TLS provider, which is here anyway: a hash crate for two hashes at start-up would be one more to trust.
 fn sha256(bytes: &[u8]) -> Vec<u8> {
-    let suite = TLS13_AES_128_GCM_SHA256
-        .tls13()
-        .expect("it is a TLS 1.3 suite");
+    let suite = TLS13_AES_128_GCM_SHA256.tls13().expect("it is a TLS 1.3 suite");
     suite.common.hash_provider.hash(bytes).as_ref().to_vec()
 }
 
@@ -144,42 +113,26 @@ fn host(parts: &request::Parts) -> Option<&str> {
         Some(authority) => authority.as_str(),
         None => parts.headers.get(header::HOST)?.to_str().ok()?,
     };
-    let plain = host
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
+    let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
     (plain && host.parse::<Authority>().is_ok()).then_some(host)
 }
 
 /// `If-None-Match` (RFC 9110 section 13.1.2): a list, compared weakly, or `*`.
 fn has_already(parts: &request::Parts, etag: &str) -> bool {
     let fields = parts.headers.get_all(header::IF_NONE_MATCH);
-    fields
-        .iter()
-        .filter_map(|field| field.to_str().ok())
-        .flat_map(|field| field.split(','))
-        .any(|tag| {
-            let tag = tag.trim();
-            tag == "*" || tag.trim_start_matches("W/") == etag
-        })
+    fields.iter().filter_map(|field| field.to_str().ok()).flat_map(|field| field.split(',')).any(|tag| {
+        let tag = tag.trim();
+        tag == "*" || tag.trim_start_matches("W/") == etag
+    })
 }
 
 fn refusal(parts: &request::Parts, status: StatusCode, words: &'static str) -> Response<Bytes> {
-    let body = if parts.method == Method::HEAD {
-        Bytes::new()
-    } else {
-        Bytes::from_static(words.as_bytes())
-    };
+    let body = if parts.method == Method::HEAD { Bytes::new() } else { Bytes::from_static(words.as_bytes()) };
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_LENGTH, words.len().into());
     answer
 }
@@ -201,22 +154,11 @@ mod tests {
     }
 
     fn field<'a>(answer: &'a Response<Bytes>, name: &str) -> &'a str {
-        answer
-            .headers()
-            .get(name)
-            .map(|value| value.to_str().unwrap())
-            .unwrap_or_default()
+        answer.headers().get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
     }
 
     /// Rule, method, target, header fields; status, bytes of the body.
-    type Row<'a> = (
-        &'a str,
-        &'a str,
-        &'a str,
-        &'a [(&'a str, &'a str)],
-        u16,
-        usize,
-    );
+    type Row<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], u16, usize);
 
     #[test]
     fn the_page_is_answered_by_rule() {
@@ -225,64 +167,15 @@ mod tests {
         let list = format!("\"other\", {etag}");
         let rows: &[Row] = &[
             ("GET", "GET", "/", &[], 200, CHAT.len()),
-            (
-                "the query does not count",
-                "GET",
-                "/?room=blue",
-                &[],
-                200,
-                CHAT.len(),
-            ),
-            (
-                "absolute form",
-                "GET",
-                "http://example.com/",
-                &[],
-                200,
-                CHAT.len(),
-            ),
+            ("the query does not count", "GET", "/?room=blue", &[], 200, CHAT.len()),
+            ("absolute form", "GET", "http://example.com/", &[], 200, CHAT.len()),
             ("HEAD", "HEAD", "/", &[], 200, 0),
-            (
-                "the same version",
-                "GET",
-                "/",
-                &[("if-none-match", etag)],
-                304,
-                0,
-            ),
-            (
-                "the same version, weakly",
-                "GET",
-                "/",
-                &[("if-none-match", &weak)],
-                304,
-                0,
-            ),
-            (
-                "one of a list",
-                "HEAD",
-                "/",
-                &[("if-none-match", &list)],
-                304,
-                0,
-            ),
-            (
-                "two fields",
-                "GET",
-                "/",
-                &[("if-none-match", "\"other\""), ("if-none-match", etag)],
-                304,
-                0,
-            ),
+            ("the same version", "GET", "/", &[("if-none-match", etag)], 304, 0),
+            ("the same version, weakly", "GET", "/", &[("if-none-match", &weak)], 304, 0),
+            ("one of a list", "HEAD", "/", &[("if-none-match", &list)], 304, 0),
+            ("two fields", "GET", "/", &[("if-none-match", "\"other\""), ("if-none-match", etag)], 304, 0),
             ("any version", "GET", "/", &[("if-none-match", "*")], 304, 0),
-            (
-                "another version",
-                "GET",
-                "/",
-                &[("if-none-match", "\"other\"")],
-                200,
-                CHAT.len(),
-            ),
+            ("another version", "GET", "/", &[("if-none-match", "\"other\"")], 200, CHAT.len()),
             ("POST", "POST", "/", &[], 405, 28),
             ("another path", "GET", "/favicon.ico", &[], 404, 23),
             ("another path, HEAD", "HEAD", "/favicon.ico", &[], 404, 0),
@@ -349,20 +242,9 @@ mod tests {
         for tag in ["script", "style"] {
             assert_eq!(CHAT.matches(&format!("<{tag}")).count(), 1, "one {tag}");
             let hash = BASE64_STANDARD.encode(sha256(inline(CHAT, tag).as_bytes()));
-            assert!(
-                policy.contains(&format!("{tag}-src 'sha256-{hash}';")),
-                "{tag}: {policy}"
-            );
+            assert!(policy.contains(&format!("{tag}-src 'sha256-{hash}';")), "{tag}: {policy}");
         }
-        for forbidden in [
-            " style=\"",
-            " onclick=\"",
-            "javascript:",
-            "innerHTML",
-            "http://",
-            "https://",
-            "\r",
-        ] {
+        for forbidden in [" style=\"", " onclick=\"", "javascript:", "innerHTML", "http://", "https://", "\r"] {
             let page = CHAT.replace("http://www.w3.org/2000/svg", "");
             assert!(!page.contains(forbidden), "{forbidden}");
         }

@@ -140,4 +140,3 @@ pub async fn linger(mut stream: Stream) {
     // Late or broken: it is closed all the same.
     let _ = tokio::time::timeout(LINGER, ending).await;
 }
-

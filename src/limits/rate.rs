@@ -22,9 +22,7 @@ impl Handshakes {
     pub fn new(rate: Rate) -> Self {
         let period = rate.per / rate.count.get();
         // A period of zero would be no limit at all; `check` refuses rates that fine.
-        let quota = Quota::with_period(period)
-            .unwrap_or_else(|| Quota::per_second(rate.count))
-            .allow_burst(rate.count);
+        let quota = Quota::with_period(period).unwrap_or_else(|| Quota::per_second(rate.count)).allow_burst(rate.count);
         Handshakes { clients: RateLimiter::dashmap(quota), newcomers: RateLimiter::direct(quota) }
     }
 

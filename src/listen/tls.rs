@@ -9,9 +9,7 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
-};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use time::OffsetDateTime;
@@ -43,13 +41,7 @@ pub struct Certificate {
 pub fn load(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsError> {
     let verifier = client_verifier(&tls.client_auth)?;
     let by_name = ByName::new(identities(tls)?);
-    let whole = |error| {
-        TlsError::new(
-            tls.certificates[0].certificate_at,
-            None,
-            TlsProblem::Rustls(error),
-        )
-    };
+    let whole = |error| TlsError::new(tls.certificates[0].certificate_at, None, TlsProblem::Rustls(error));
 
     let versions: &[_] = match tls.versions {
         TlsVersions::From12 => &[&TLS13, &TLS12],
@@ -71,10 +63,7 @@ pub fn load(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsError> {
 
 /// The certificates of a listener in their order, with the checks of [`load`]: for what start-up prints.
 pub fn certificates(tls: &ListenerTls) -> Result<Vec<Certificate>, TlsError> {
-    let describe = |identity: Identity| Certificate {
-        names: identity.leaf.names,
-        not_after: identity.leaf.not_after,
-    };
+    let describe = |identity: Identity| Certificate { names: identity.leaf.names, not_after: identity.leaf.not_after };
     Ok(identities(tls)?.into_iter().map(describe).collect())
 }
 
@@ -111,20 +100,13 @@ pub fn looks_like_http(first_bytes: &[u8]) -> bool {
 
 fn identities(tls: &ListenerTls) -> Result<Vec<Identity>, TlsError> {
     let now = OffsetDateTime::now_utc();
-    tls.certificates
-        .iter()
-        .map(|files| server_identity(files, now))
-        .collect()
+    tls.certificates.iter().map(|files| server_identity(files, now)).collect()
 }
 
 fn server_identity(files: &CertificateFiles, now: OffsetDateTime) -> Result<Identity, TlsError> {
     let identity = identity::read(files, now)?;
     match identity.leaf.names.is_empty() {
-        true => Err(TlsError::new(
-            files.certificate_at,
-            files.certificate.clone(),
-            TlsProblem::NoNames,
-        )),
+        true => Err(TlsError::new(files.certificate_at, files.certificate.clone(), TlsProblem::NoNames)),
         false => Ok(identity),
     }
 }
@@ -136,16 +118,9 @@ fn client_verifier(client_auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifie
         ClientAuth::Required { ca, ca_at } => (ca, *ca_at, false),
     };
     let roots = pem::roots(ca).map_err(|error| TlsError::pem(at, error))?;
-    let builder =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), identity::provider());
-    let builder = if optional {
-        builder.allow_unauthenticated()
-    } else {
-        builder
-    };
-    builder
-        .build()
-        .map_err(|error| TlsError::new(at, ca.clone(), TlsProblem::ClientAuth(error)))
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), identity::provider());
+    let builder = if optional { builder.allow_unauthenticated() } else { builder };
+    builder.build().map_err(|error| TlsError::new(at, ca.clone(), TlsProblem::ClientAuth(error)))
 }
 
 /// Chooses the certificate of a handshake: exact names, then wildcards, then the first certificate.
@@ -168,45 +143,27 @@ impl ByName {
         for Identity { certified, leaf } in identities {
             for name in leaf.names {
                 match name.strip_prefix("*.") {
-                    Some(parent) => below
-                        .entry(parent.to_owned())
-                        .or_default()
-                        .push(certified.clone()),
+                    Some(parent) => below.entry(parent.to_owned()).or_default().push(certified.clone()),
                     None => exact.entry(name).or_default().push(certified.clone()),
                 }
             }
         }
-        Self {
-            first,
-            exact,
-            below,
-        }
+        Self { first, exact, below }
     }
 
     /// The certificates for a name. A wildcard stands for exactly one label, the leftmost (RFC 6125 section 6.4.3).
     fn named(&self, name: &str) -> &[Arc<CertifiedKey>] {
         let name = name.to_ascii_lowercase();
-        let wildcard = || {
-            name.split_once('.')
-                .and_then(|(_, parent)| self.below.get(parent))
-        };
-        self.exact
-            .get(&name)
-            .or_else(wildcard)
-            .map_or(&[], Vec::as_slice)
+        let wildcard = || name.split_once('.').and_then(|(_, parent)| self.below.get(parent));
+        self.exact.get(&name).or_else(wildcard).map_or(&[], Vec::as_slice)
     }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let named = hello.server_name().map_or(&[][..], |name| self.named(name));
-        let verifiable =
-            |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        let chosen = named
-            .iter()
-            .find(verifiable)
-            .or(named.first())
-            .unwrap_or(&self.first);
+        let verifiable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let chosen = named.iter().find(verifiable).or(named.first()).unwrap_or(&self.first);
         Some(chosen.clone())
     }
 }
@@ -219,11 +176,7 @@ mod tests {
     fn the_answer_to_plain_http_has_the_length_that_it_claims() {
         let answer = std::str::from_utf8(PLAIN_HTTP_ANSWER).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.contains(&format!("Content-Length: {}\r\n", body.len())),
-            "{head}, body {}",
-            body.len()
-        );
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}, body {}", body.len());
         assert!(head.lines().all(|line| !line.starts_with(' ')), "{head}");
     }
 

@@ -40,15 +40,11 @@ pub enum TlsProblem {
         #[source]
         source: x509_parser::error::X509Error,
     },
-    #[error(
-        "a key of this kind does not serve: use RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519"
-    )]
+    #[error("a key of this kind does not serve: use RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519")]
     Key(#[source] rustls::Error),
     #[error("does not belong to {}: name the key with which that certificate was requested", certificate.display())]
     KeyMismatch { certificate: PathBuf },
-    #[error(
-        "the key belongs to certificate {number} in the file: put that one first, its issuers below it"
-    )]
+    #[error("the key belongs to certificate {number} in the file: put that one first, its issuers below it")]
     LeafNotFirst {
         /// Counted from 1.
         number: usize,
@@ -64,23 +60,17 @@ pub enum TlsProblem {
     NoNames,
     #[error("is missing, but {} is there: restore it, or remove the other one too and a new pair is made", other.display())]
     HalfPair { other: PathBuf },
-    #[error(
-        "is there already and is never overwritten: choose another folder, or move the file away"
-    )]
+    #[error("is there already and is never overwritten: choose another folder, or move the file away")]
     Exists,
     #[error("cannot be written")]
     Write(#[source] io::Error),
     #[error("name at least one host name or address for the certificate")]
     NoNameGiven,
-    #[error(
-        "{name:?} is no host name: write it as in chat.example.com, *.example.com, 192.0.2.1 or 2001:db8::1"
-    )]
+    #[error("{name:?} is no host name: write it as in chat.example.com, *.example.com, 192.0.2.1 or 2001:db8::1")]
     BadName { name: String },
     #[error("a certificate cannot be made")]
     Make(#[source] rcgen::Error),
-    #[error(
-        "this system has no root certificates: install the package ca-certificates, or name a file with `ca`"
-    )]
+    #[error("this system has no root certificates: install the package ca-certificates, or name a file with `ca`")]
     NoRoots(#[source] Option<rustls_native_certs::Error>),
     #[error(
         "{name:?} cannot be verified as a server's name: set `server_name` to the name in the server's certificate"
@@ -94,11 +84,7 @@ pub enum TlsProblem {
 
 impl TlsError {
     pub(crate) fn new(at: Position, path: impl Into<Option<PathBuf>>, problem: TlsProblem) -> Self {
-        Self {
-            at,
-            path: path.into(),
-            problem,
-        }
+        Self { at, path: path.into(), problem }
     }
 
     pub(crate) fn pem(at: Position, error: PemError) -> Self {
@@ -163,29 +149,19 @@ pub struct Leaf {
 ///
 /// Only the first certificate's dates are checked: some public chains carry an expired cross-signed root on purpose.
 pub fn read(files: &CertificateFiles, now: OffsetDateTime) -> Result<Identity, TlsError> {
-    let in_certificate =
-        |problem| TlsError::new(files.certificate_at, files.certificate.clone(), problem);
+    let in_certificate = |problem| TlsError::new(files.certificate_at, files.certificate.clone(), problem);
     let in_key = |problem| TlsError::new(files.key_at, files.key.clone(), problem);
 
-    let chain = super::certificates(&files.certificate)
-        .map_err(|e| TlsError::pem(files.certificate_at, e))?;
+    let chain = super::certificates(&files.certificate).map_err(|e| TlsError::pem(files.certificate_at, e))?;
     let parsed = parse(&chain).map_err(in_certificate)?;
     let leaf = Leaf::of(&parsed[0]);
     let key = super::private_key(&files.key).map_err(|e| TlsError::pem(files.key_at, e))?;
-    let key = provider()
-        .key_provider
-        .load_private_key(key)
-        .map_err(|e| in_key(TlsProblem::Key(e)))?;
+    let key = provider().key_provider.load_private_key(key).map_err(|e| in_key(TlsProblem::Key(e)))?;
 
-    match parsed
-        .iter()
-        .position(|certificate| belongs(&*key, certificate))
-    {
+    match parsed.iter().position(|certificate| belongs(&*key, certificate)) {
         Some(0) => {}
         Some(index) => {
-            return Err(in_certificate(TlsProblem::LeafNotFirst {
-                number: index + 1,
-            }));
+            return Err(in_certificate(TlsProblem::LeafNotFirst { number: index + 1 }));
         }
         None => {
             let certificate = files.certificate.clone();
@@ -194,18 +170,14 @@ pub fn read(files: &CertificateFiles, now: OffsetDateTime) -> Result<Identity, T
     }
     leaf.check_dates(now).map_err(in_certificate)?;
     drop(parsed);
-    Ok(Identity {
-        certified: Arc::new(CertifiedKey::new(chain, key)),
-        leaf,
-    })
+    Ok(Identity { certified: Arc::new(CertifiedKey::new(chain, key)), leaf })
 }
 
 impl Leaf {
     /// The first certificate of a PEM file, whatever its dates and wherever its key is.
     pub fn read(path: &Path, at: Position) -> Result<Self, TlsError> {
         let chain = super::certificates(path).map_err(|e| TlsError::pem(at, e))?;
-        let parsed =
-            parse(&chain).map_err(|problem| TlsError::new(at, path.to_owned(), problem))?;
+        let parsed = parse(&chain).map_err(|problem| TlsError::new(at, path.to_owned(), problem))?;
         Ok(Self::of(&parsed[0]))
     }
 
@@ -223,11 +195,7 @@ impl Leaf {
     }
 
     fn check_dates(&self, now: OffsetDateTime) -> Result<(), TlsProblem> {
-        let Self {
-            not_before,
-            not_after,
-            ..
-        } = *self;
+        let Self { not_before, not_after, .. } = *self;
         if now > not_after {
             return Err(TlsProblem::Expired { not_after });
         }
@@ -247,11 +215,8 @@ fn parse<'a>(chain: &'a [CertificateDer<'static>]) -> Result<Vec<X509Certificate
             Err(error) => Err(TlsProblem::Certificate {
                 number,
                 source: match error {
-                    x509_parser::nom::Err::Error(source)
-                    | x509_parser::nom::Err::Failure(source) => source,
-                    x509_parser::nom::Err::Incomplete(_) => {
-                        x509_parser::error::X509Error::InvalidCertificate
-                    }
+                    x509_parser::nom::Err::Error(source) | x509_parser::nom::Err::Failure(source) => source,
+                    x509_parser::nom::Err::Incomplete(_) => x509_parser::error::X509Error::InvalidCertificate,
                 },
             }),
         })
@@ -260,8 +225,7 @@ fn parse<'a>(chain: &'a [CertificateDer<'static>]) -> Result<Vec<X509Certificate
 
 /// Whether the certificate holds the public half of the key. A key that cannot tell its public half passes.
 fn belongs(key: &dyn SigningKey, certificate: &X509Certificate<'_>) -> bool {
-    key.public_key()
-        .is_none_or(|public| public.as_ref() == certificate.public_key().raw)
+    key.public_key().is_none_or(|public| public.as_ref() == certificate.public_key().raw)
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
@@ -283,8 +247,7 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
 /// RFC 5280 section 4.2.1.6: four octets or sixteen.
 fn address(octets: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
-        .ok()
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
 }
 
 /// `3 March 2026`, in UTC.

@@ -35,10 +35,7 @@ pub fn identify(peer: IpAddr, trusted: &[IpNet], headers: &HeaderMap) -> Client 
     let peer = peer.to_canonical();
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     if !is_trusted(&peer) {
-        return Client {
-            address: peer,
-            trusted_peer: false,
-        };
+        return Client { address: peer, trusted_peer: false };
     }
     let mut address = peer;
     for node in fields::told(headers).nodes.into_iter().rev() {
@@ -48,10 +45,7 @@ pub fn identify(peer: IpAddr, trusted: &[IpNet], headers: &HeaderMap) -> Client 
             break;
         }
     }
-    Client {
-        address,
-        trusted_peer: true,
-    }
+    Client { address, trusted_peer: true }
 }
 
 impl From<IpAddr> for ClientKey {

@@ -26,26 +26,13 @@ pub struct Origin {
 ///
 /// # Errors
 /// When there is more than one Origin, or one that is malformed, missing or not allowed.
-pub fn check(
-    origins: &Origins,
-    headers: &HeaderMap,
-    secure: bool,
-    host: &Host,
-) -> Result<(), Refusal> {
+pub fn check(origins: &Origins, headers: &HeaderMap, secure: bool, host: &Host) -> Result<(), Refusal> {
     let mut lines = headers.get_all(ORIGIN).iter();
     let Some(line) = lines.next() else {
-        return if origins.any || origins.none {
-            Ok(())
-        } else {
-            Err(Refusal::OriginMissing)
-        };
+        return if origins.any || origins.none { Ok(()) } else { Err(Refusal::OriginMissing) };
     };
     // Even where any may connect: the upstream could read another one than we do.
-    let text = line
-        .to_str()
-        .ok()
-        .filter(|text| is_one_word(text))
-        .ok_or(Refusal::OriginMalformed)?;
+    let text = line.to_str().ok().filter(|text| is_one_word(text)).ok_or(Refusal::OriginMalformed)?;
     if lines.next().is_some() {
         return Err(Refusal::OriginMalformed);
     }
@@ -79,9 +66,7 @@ impl Origin {
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-            && scheme
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
         // `Host` takes a colon without a port, an origin has none.
         if !is_scheme || authority.ends_with(':') {
             return None;
@@ -89,11 +74,7 @@ impl Origin {
         let host: Host = authority.parse().ok()?;
         let scheme = scheme.to_ascii_lowercase();
         let port = host.port_or(default_port(&scheme).unwrap_or(0));
-        Some(Self {
-            scheme,
-            host: host.name,
-            port,
-        })
+        Some(Self { scheme, host: host.name, port })
     }
 
     fn is_same(&self, secure: bool, host: &Host) -> bool {
@@ -102,26 +83,17 @@ impl Origin {
     }
 
     fn matches(&self, pattern: &OriginPattern) -> bool {
-        let host = if pattern.below {
-            is_below(&self.host, &pattern.host)
-        } else {
-            self.host == pattern.host
-        };
+        let host = if pattern.below { is_below(&self.host, &pattern.host) } else { self.host == pattern.host };
         self.scheme == pattern.scheme && self.port == pattern.port && host
     }
 }
 
 /// Whether `name` is a proper subdomain, at any depth: neither `example.com` itself nor `evil-example.com`.
 pub(super) fn is_below(name: &str, parent: &str) -> bool {
-    name.strip_suffix(parent)
-        .and_then(|front| front.strip_suffix('.'))
-        .is_some_and(|labels| !labels.is_empty())
+    name.strip_suffix(parent).and_then(|front| front.strip_suffix('.')).is_some_and(|labels| !labels.is_empty())
 }
 
 /// Not empty, and without what would make it a list.
 fn is_one_word(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b',')
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
 }

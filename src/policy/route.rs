@@ -18,17 +18,11 @@ use crate::proto::handshake::Refusal;
 ///
 /// # Errors
 /// When the path is refused, when it holds an encoded slash and the route does not allow them, or when no route matches.
-pub fn find<'a>(
-    routes: &'a [Arc<Route>],
-    host: &Host,
-    path: &str,
-) -> Result<&'a Arc<Route>, Refusal> {
+pub fn find<'a>(routes: &'a [Arc<Route>], host: &Host, path: &str) -> Result<&'a Arc<Route>, Refusal> {
     let normal = normalise(path, true)?;
     let mut best: Option<((HostRank, usize), &Arc<Route>)> = None;
     for route in routes {
-        let Some(rank) =
-            host_rank(&route.host, &host.name).filter(|_| is_prefix(&route.path, &normal))
-        else {
+        let Some(rank) = host_rank(&route.host, &host.name).filter(|_| is_prefix(&route.path, &normal)) else {
             continue;
         };
         let rank = (rank, route.path.len());
@@ -54,15 +48,9 @@ pub fn normalise(path: &str, encoded_slashes: bool) -> Result<Cow<'_, str>, Refu
     if !path.starts_with('/') {
         return Err(Refusal::TargetMalformed);
     }
-    let normal = if is_plain(path) {
-        Cow::Borrowed(path)
-    } else {
-        Cow::Owned(decode(path, encoded_slashes)?)
-    };
+    let normal = if is_plain(path) { Cow::Borrowed(path) } else { Cow::Owned(decode(path, encoded_slashes)?) };
     // Some servers decode %2F before they resolve dot segments, so both kinds of slash separate here.
-    let mut segments = normal
-        .split('/')
-        .flat_map(|segment| segment.split(ENCODED_SLASH));
+    let mut segments = normal.split('/').flat_map(|segment| segment.split(ENCODED_SLASH));
     if segments.any(is_dot_segment) {
         return Err(Refusal::PathDotSegment);
     }
@@ -90,9 +78,7 @@ enum HostRank {
 fn host_rank(pattern: &HostPattern, name: &str) -> Option<HostRank> {
     match pattern {
         HostPattern::Any => Some(HostRank::Any),
-        HostPattern::Below(parent) => {
-            is_below(name, parent).then_some(HostRank::Below(parent.len()))
-        }
+        HostPattern::Below(parent) => is_below(name, parent).then_some(HostRank::Below(parent.len())),
         HostPattern::Exact(exact) => (exact == name).then_some(HostRank::Exact),
     }
 }
@@ -100,8 +86,7 @@ fn host_rank(pattern: &HostPattern, name: &str) -> Option<HostRank> {
 /// Whether the prefix ends where a segment does.
 fn is_prefix(prefix: &str, path: &str) -> bool {
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether nothing has to be decoded, collapsed or refused but dot segments.
@@ -117,8 +102,7 @@ fn decode(path: &str, encoded_slashes: bool) -> Result<String, Refusal> {
             b'/' if normal.ends_with('/') => {}
             b'/' => normal.push('/'),
             b'%' => {
-                let digits = [bytes.next(), bytes.next()]
-                    .map(|digit| digit.and_then(|d| char::from(d).to_digit(16)));
+                let digits = [bytes.next(), bytes.next()].map(|digit| digit.and_then(|d| char::from(d).to_digit(16)));
                 let [Some(high), Some(low)] = digits else {
                     return Err(Refusal::TargetMalformed);
                 };
@@ -144,9 +128,7 @@ fn decode(path: &str, encoded_slashes: bool) -> Result<String, Refusal> {
 /// `.` or `..`, also with path parameters, which Java servers cut off before they resolve the segment.
 fn is_dot_segment(segment: &str) -> bool {
     let is_dots = |rest: &str| rest.is_empty() || rest.starts_with(';') || rest.starts_with("%3B");
-    [".", ".."]
-        .iter()
-        .any(|dots| segment.strip_prefix(dots).is_some_and(is_dots))
+    [".", ".."].iter().any(|dots| segment.strip_prefix(dots).is_some_and(is_dots))
 }
 
 /// RFC 3986 section 2.3.

@@ -10,9 +10,5 @@ use crate::proto::handshake::Refusal;
 pub fn filter(rules: &Subprotocols, offered: &[String]) -> Result<Vec<String>, Refusal> {
     let passes = |name: &&String| rules.list.as_ref().is_none_or(|list| list.contains(name));
     let passed: Vec<String> = offered.iter().filter(passes).cloned().collect();
-    if rules.require && passed.is_empty() {
-        Err(Refusal::SubprotocolRequired)
-    } else {
-        Ok(passed)
-    }
+    if rules.require && passed.is_empty() { Err(Refusal::SubprotocolRequired) } else { Ok(passed) }
 }

@@ -80,17 +80,8 @@ mod tests {
 
     #[test]
     fn codes_that_we_send_may_be_sent() {
-        for code in [
-            NORMAL,
-            GOING_AWAY,
-            PROTOCOL_ERROR,
-            INVALID_PAYLOAD,
-            POLICY,
-            TOO_BIG,
-            INTERNAL,
-            RESTART,
-            TRY_AGAIN,
-        ] {
+        for code in [NORMAL, GOING_AWAY, PROTOCOL_ERROR, INVALID_PAYLOAD, POLICY, TOO_BIG, INTERNAL, RESTART, TRY_AGAIN]
+        {
             assert!(may_be_sent(code), "{code}");
         }
     }
@@ -101,32 +92,12 @@ mod tests {
             ("empty", &b""[..], Ok(None)),
             ("one byte", b"\x03", Err(Malformed::OneByte)),
             ("a code alone", b"\x03\xe8", Ok(Some((1000, "")))),
-            (
-                "a code and a reason",
-                b"\x03\xe9bye \xe2\x82\xac",
-                Ok(Some((1001, "bye €"))),
-            ),
-            (
-                "1005 is never sent",
-                b"\x03\xed",
-                Err(Malformed::Code(1005)),
-            ),
+            ("a code and a reason", b"\x03\xe9bye \xe2\x82\xac", Ok(Some((1001, "bye €")))),
+            ("1005 is never sent", b"\x03\xed", Err(Malformed::Code(1005))),
             ("1014 may come", b"\x03\xf6", Ok(Some((1014, "")))),
-            (
-                "the code is looked at before the reason",
-                b"\x00\x00\xff",
-                Err(Malformed::Code(0)),
-            ),
-            (
-                "a reason that is not UTF-8",
-                b"\x03\xe8\xff",
-                Err(Malformed::NotUtf8),
-            ),
-            (
-                "a reason that ends inside a character",
-                b"\x03\xe8\xe2\x82",
-                Err(Malformed::NotUtf8),
-            ),
+            ("the code is looked at before the reason", b"\x00\x00\xff", Err(Malformed::Code(0))),
+            ("a reason that is not UTF-8", b"\x03\xe8\xff", Err(Malformed::NotUtf8)),
+            ("a reason that ends inside a character", b"\x03\xe8\xe2\x82", Err(Malformed::NotUtf8)),
         ] {
             assert_eq!(parse(payload), expected, "{rule}");
         }

@@ -47,11 +47,7 @@ pub fn offers(headers: &HeaderMap) -> Vec<Deflate> {
     let Some(elements) = elements(headers) else {
         return Vec::new();
     };
-    elements
-        .iter()
-        .filter(|element| is_named(element, NAME))
-        .filter_map(|element| deflate(&element[1..]))
-        .collect()
+    elements.iter().filter(|element| is_named(element, NAME)).filter_map(|element| deflate(&element[1..])).collect()
 }
 
 /// The header value that offers these; `None` when there are none.
@@ -81,11 +77,7 @@ pub fn answer(headers: &HeaderMap, offers: &[Deflate]) -> Result<Option<Deflate>
     if answer.client_max_window_bits == Some(None) {
         return Err(BadExtensions::Parameters);
     }
-    if offers.iter().any(|offer| answer.answers(offer)) {
-        Ok(Some(answer))
-    } else {
-        Err(BadExtensions::NotOffered)
-    }
+    if offers.iter().any(|offer| answer.answers(offer)) { Ok(Some(answer)) } else { Err(BadExtensions::NotOffered) }
 }
 
 impl Deflate {
@@ -139,11 +131,7 @@ fn elements(headers: &HeaderMap) -> Option<Vec<Element<'_>>> {
     }
     // A name has no value, and a quoted value must be a token without its quotes (RFC 6455 section 9.1).
     let well_formed = all.iter().all(|element| {
-        element[0].1.is_none()
-            && element
-                .iter()
-                .filter_map(|(_, value)| value.as_ref())
-                .all(|v| grammar::is_token(v))
+        element[0].1.is_none() && element.iter().filter_map(|(_, value)| value.as_ref()).all(|v| grammar::is_token(v))
     });
     well_formed.then_some(all)
 }
@@ -157,23 +145,12 @@ fn deflate(parameters: &[grammar::Parameter<'_>]) -> Option<Deflate> {
     let mut deflate = Deflate::default();
     for (name, value) in parameters {
         match (*name, value.as_deref()) {
-            (SERVER_NO_CONTEXT_TAKEOVER, None) => {
-                once(&mut deflate.server_no_context_takeover, true)?
-            }
-            (CLIENT_NO_CONTEXT_TAKEOVER, None) => {
-                once(&mut deflate.client_no_context_takeover, true)?
-            }
-            (SERVER_MAX_WINDOW_BITS, Some(value)) => {
-                once(&mut deflate.server_max_window_bits, Some(bits(value)?))?
-            }
-            (CLIENT_MAX_WINDOW_BITS, None) => {
-                once(&mut deflate.client_max_window_bits, Some(None))?
-            }
+            (SERVER_NO_CONTEXT_TAKEOVER, None) => once(&mut deflate.server_no_context_takeover, true)?,
+            (CLIENT_NO_CONTEXT_TAKEOVER, None) => once(&mut deflate.client_no_context_takeover, true)?,
+            (SERVER_MAX_WINDOW_BITS, Some(value)) => once(&mut deflate.server_max_window_bits, Some(bits(value)?))?,
+            (CLIENT_MAX_WINDOW_BITS, None) => once(&mut deflate.client_max_window_bits, Some(None))?,
             (CLIENT_MAX_WINDOW_BITS, Some(value)) => {
-                once(
-                    &mut deflate.client_max_window_bits,
-                    Some(Some(bits(value)?)),
-                )?;
+                once(&mut deflate.client_max_window_bits, Some(Some(bits(value)?)))?;
             }
             _ => return None,
         }
@@ -195,9 +172,5 @@ fn once<T: Default + PartialEq>(slot: &mut T, value: T) -> Option<()> {
 fn bits(value: &str) -> Option<u8> {
     let bits = value.parse().ok().filter(|bits| (8..=15).contains(bits))?;
     // `parse` also takes a sign and leading zeros.
-    value
-        .bytes()
-        .next()
-        .filter(|first| matches!(first, b'1' | b'8' | b'9'))
-        .map(|_| bits)
+    value.bytes().next().filter(|first| matches!(first, b'1' | b'8' | b'9')).map(|_| bits)
 }

@@ -11,9 +11,9 @@ use std::borrow::Cow;
 
 use http::HeaderMap;
 use http::header::{
-    ALT_SVC, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN,
-    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE, VIA,
+    ALT_SVC, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
+    UPGRADE, VIA,
 };
 
 pub(crate) use forwarded::told;
@@ -29,16 +29,8 @@ const PROXY: &str = "proxy-";
 
 /// Between two neighbours only (RFC 9110 section 7.6.1), beside what `Connection` names and every `Proxy-*`.
 /// `Proxy` itself is no field at all, but CGI makes HTTP_PROXY of it (CVE-2016-5385).
-const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "http2-settings",
-    "keep-alive",
-    "proxy",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+const HOP_BY_HOP: [&str; 8] =
+    ["connection", "http2-settings", "keep-alive", "proxy", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// What applications believe about the client, its address or the target, although only a proxy can know: from a peer that
 /// is not trusted it never passes. Beside every `X-Forwarded-*`.
@@ -59,18 +51,10 @@ const ASSERTED: [&str; 9] = [
 const NOT_NOMINABLE: [HeaderName; 2] = [HOST, ORIGIN];
 
 /// The fields of the handshake that a client sends.
-const OF_THE_REQUEST: [HeaderName; 4] = [
-    SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION,
-    SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_EXTENSIONS,
-];
+const OF_THE_REQUEST: [HeaderName; 4] =
+    [SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_EXTENSIONS];
 /// Those that a server sends.
-const OF_THE_ANSWER: [HeaderName; 3] = [
-    SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_EXTENSIONS,
-];
+const OF_THE_ANSWER: [HeaderName; 3] = [SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_EXTENSIONS];
 
 /// What the upstream is offered, after the route's rules.
 #[derive(Debug, Clone, Copy, Default)]
@@ -88,39 +72,22 @@ pub struct Passed<'a> {
 /// `-Proto`, `-Host`, `Forwarded` and `Via` are written by us: behind what a trusted proxy sent, in place of what
 /// anybody else did.
 pub fn upstream_headers(headers: &mut HeaderMap, hop: &Hop<'_>, passed: &Passed<'_>) {
-    let told = if hop.trusted_peer {
-        told(headers)
-    } else {
-        forwarded::Told::default()
-    };
+    let told = if hop.trusted_peer { told(headers) } else { forwarded::Told::default() };
 
     strip_hop_by_hop(headers);
     remove_all(headers, |name| is_lookalike(name));
-    remove_all(headers, |name| {
-        name.as_str().starts_with(SEC_WEBSOCKET) && !OF_THE_REQUEST.contains(name)
-    });
+    remove_all(headers, |name| name.as_str().starts_with(SEC_WEBSOCKET) && !OF_THE_REQUEST.contains(name));
     if !hop.trusted_peer {
         remove_all(headers, |name| is_asserted(name.as_str()));
     }
     headers.remove(EXPECT);
     headers.remove(CONTENT_LENGTH);
 
-    if let Some(host) = passed
-        .host
-        .and_then(|host| HeaderValue::from_str(host).ok())
-    {
+    if let Some(host) = passed.host.and_then(|host| HeaderValue::from_str(host).ok()) {
         headers.insert(HOST, host);
     }
-    set(
-        headers,
-        SEC_WEBSOCKET_PROTOCOL,
-        subprotocols_value(passed.subprotocols),
-    );
-    set(
-        headers,
-        SEC_WEBSOCKET_EXTENSIONS,
-        extensions::offer_value(passed.deflate),
-    );
+    set(headers, SEC_WEBSOCKET_PROTOCOL, subprotocols_value(passed.subprotocols));
+    set(headers, SEC_WEBSOCKET_EXTENSIONS, extensions::offer_value(passed.deflate));
     forwarded::write(headers, hop, &told);
     append_to_list(headers, VIA, b"1.1 tidegate");
     write_upgrade(headers);
@@ -130,9 +97,7 @@ pub fn upstream_headers(headers: &mut HeaderMap, hop: &Hop<'_>, passed: &Passed<
 /// `Sec-WebSocket-Accept`; what concerns the upstream's own connection does not (CVE-2026-55458, CVE-2026-105299).
 pub fn answer_headers(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
-    remove_all(headers, |name| {
-        name.as_str().starts_with(SEC_WEBSOCKET) && !OF_THE_ANSWER.contains(name)
-    });
+    remove_all(headers, |name| name.as_str().starts_with(SEC_WEBSOCKET) && !OF_THE_ANSWER.contains(name));
     headers.remove(ALT_SVC);
     // RFC 9110 section 8.6: not in a 1xx. What follows is frames.
     headers.remove(CONTENT_LENGTH);
@@ -155,18 +120,13 @@ pub fn refusal_headers(headers: &mut HeaderMap) {
 pub(crate) fn folded(name: &HeaderName) -> Cow<'_, str> {
     let name = name.as_str();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    if name.chars().all(is_plain) {
-        name.into()
-    } else {
-        name.replace(|c| !is_plain(c), "-").into()
-    }
+    if name.chars().all(is_plain) { name.into() } else { name.replace(|c| !is_plain(c), "-").into() }
 }
 
 /// Hop-by-hop fields and those that `Connection` names.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let nominated: Vec<HeaderName> = grammar::members(headers, CONNECTION)
-        .filter_map(|name| HeaderName::from_bytes(name).ok())
-        .collect();
+    let nominated: Vec<HeaderName> =
+        grammar::members(headers, CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok()).collect();
     for name in nominated.iter().filter(|name| may_be_nominated(name)) {
         headers.remove(name);
     }
@@ -198,11 +158,7 @@ fn is_lookalike(name: &HeaderName) -> bool {
 }
 
 fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
-    let names: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| unwanted(name))
-        .cloned()
-        .collect();
+    let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
     for name in names {
         headers.remove(name);
     }
@@ -215,11 +171,7 @@ fn write_upgrade(headers: &mut HeaderMap) {
 }
 
 fn subprotocols_value(names: &[String]) -> Option<HeaderValue> {
-    if names.is_empty() {
-        None
-    } else {
-        HeaderValue::from_str(&names.join(", ")).ok()
-    }
+    if names.is_empty() { None } else { HeaderValue::from_str(&names.join(", ")).ok() }
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
@@ -232,11 +184,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
 /// One more member behind the lines of a list field, all of them joined to one line: readers of the first line only
 /// exist.
 fn append_to_list(headers: &mut HeaderMap, name: HeaderName, member: &[u8]) {
-    let lines = headers
-        .get_all(&name)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .filter(|line| !line.is_empty());
+    let lines = headers.get_all(&name).iter().map(HeaderValue::as_bytes).filter(|line| !line.is_empty());
     let joined = lines.chain([member]).collect::<Vec<_>>().join(&b", "[..]);
     set(headers, name, HeaderValue::from_bytes(&joined).ok());
 }

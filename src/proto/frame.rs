@@ -136,13 +136,7 @@ impl Header {
             };
             (Some(*key), rest)
         };
-        let header = Self {
-            fin: first & FIN != 0,
-            rsv: first >> 4 & 0x7,
-            opcode,
-            mask,
-            payload_len,
-        };
+        let header = Self { fin: first & FIN != 0, rsv: first >> 4 & 0x7, opcode, mask, payload_len };
         Parsed::Whole(header, bytes.len() - rest.len())
     }
 
@@ -200,11 +194,7 @@ impl Control {
     pub fn new(opcode: Opcode, payload: &[u8]) -> Self {
         debug_assert!(opcode.is_control(), "{opcode:?} is no control frame");
         let len = payload.len().min(CONTROL_MAX);
-        let mut control = Self {
-            opcode,
-            len: len as u8,
-            payload: [0; CONTROL_MAX],
-        };
+        let mut control = Self { opcode, len: len as u8, payload: [0; CONTROL_MAX] };
         control.payload[..len].copy_from_slice(&payload[..len]);
         control
     }
@@ -245,21 +235,12 @@ impl Control {
         }
         // The scanner lets no malformed payload through, and we write none.
         let (code, text) = close::parse(self.payload()).ok()??;
-        Some(close::Reason {
-            code,
-            text: text.to_owned(),
-        })
+        Some(close::Reason { code, text: text.to_owned() })
     }
 
     /// The frame's bytes; masked with `key` where it goes to a server.
     pub fn encode(&self, key: Option<[u8; 4]>) -> Encoded {
-        let header = Header {
-            fin: true,
-            rsv: 0,
-            opcode: self.opcode,
-            mask: key,
-            payload_len: self.len.into(),
-        };
+        let header = Header { fin: true, rsv: 0, opcode: self.opcode, mask: key, payload_len: self.len.into() };
         let mut head = [0; HEADER_MAX];
         let start = header.format(&mut head);
         let end = start + usize::from(self.len);
@@ -269,21 +250,13 @@ impl Control {
         if let Some(key) = key {
             mask(key, 0, &mut bytes[start..end]);
         }
-        Encoded {
-            len: end as u8,
-            bytes,
-        }
+        Encoded { len: end as u8, bytes }
     }
 }
 
 impl fmt::Debug for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?}(\"{}\")",
-            self.opcode,
-            self.payload().escape_ascii()
-        )
+        write!(f, "{:?}(\"{}\")", self.opcode, self.payload().escape_ascii())
     }
 }
 
@@ -308,105 +281,31 @@ mod tests {
 
     #[test]
     fn headers() {
-        let header = |payload_len| Header {
-            fin: true,
-            rsv: 0,
-            opcode: Opcode::Binary,
-            mask: None,
-            payload_len,
-        };
+        let header = |payload_len| Header { fin: true, rsv: 0, opcode: Opcode::Binary, mask: None, payload_len };
         let key = Some([1, 2, 3, 4]);
         for (rule, bytes, expected) in [
             ("nothing", &b""[..], Parsed::Incomplete),
             ("one byte", b"\x82", Parsed::Incomplete),
             ("empty payload", b"\x82\x00", Parsed::Whole(header(0), 2)),
-            (
-                "7-bit length",
-                b"\x82\x7dxyz",
-                Parsed::Whole(header(125), 2),
-            ),
-            (
-                "16-bit length, least",
-                b"\x82\x7e\x00\x7e",
-                Parsed::Whole(header(126), 4),
-            ),
-            (
-                "16-bit length, most",
-                b"\x82\x7e\xff\xff",
-                Parsed::Whole(header(65_535), 4),
-            ),
+            ("7-bit length", b"\x82\x7dxyz", Parsed::Whole(header(125), 2)),
+            ("16-bit length, least", b"\x82\x7e\x00\x7e", Parsed::Whole(header(126), 4)),
+            ("16-bit length, most", b"\x82\x7e\xff\xff", Parsed::Whole(header(65_535), 4)),
             ("16-bit length, cut", b"\x82\x7e\xff", Parsed::Incomplete),
-            (
-                "16-bit length, not minimal",
-                b"\x82\x7e\x00\x7d",
-                Parsed::Faulty(Fault::LengthNotMinimal),
-            ),
-            (
-                "64-bit length, least",
-                b"\x82\x7f\0\0\0\0\0\x01\0\0",
-                Parsed::Whole(header(65_536), 10),
-            ),
+            ("16-bit length, not minimal", b"\x82\x7e\x00\x7d", Parsed::Faulty(Fault::LengthNotMinimal)),
+            ("64-bit length, least", b"\x82\x7f\0\0\0\0\0\x01\0\0", Parsed::Whole(header(65_536), 10)),
             (
                 "64-bit length, most",
                 b"\x82\x7f\x7f\xff\xff\xff\xff\xff\xff\xff",
                 Parsed::Whole(header(i64::MAX as u64), 10),
             ),
-            (
-                "64-bit length, cut",
-                b"\x82\x7f\0\0\0\0\0\x01\0",
-                Parsed::Incomplete,
-            ),
-            (
-                "64-bit length, not minimal",
-                b"\x82\x7f\0\0\0\0\0\0\xff\xff",
-                Parsed::Faulty(Fault::LengthNotMinimal),
-            ),
-            (
-                "64-bit length, top bit",
-                b"\x82\x7f\x80\0\0\0\0\0\0\0",
-                Parsed::Faulty(Fault::LengthTopBit),
-            ),
-            (
-                "masked",
-                b"\x82\x85\x01\x02\x03\x04",
-                Parsed::Whole(
-                    Header {
-                        mask: key,
-                        ..header(5)
-                    },
-                    6,
-                ),
-            ),
+            ("64-bit length, cut", b"\x82\x7f\0\0\0\0\0\x01\0", Parsed::Incomplete),
+            ("64-bit length, not minimal", b"\x82\x7f\0\0\0\0\0\0\xff\xff", Parsed::Faulty(Fault::LengthNotMinimal)),
+            ("64-bit length, top bit", b"\x82\x7f\x80\0\0\0\0\0\0\0", Parsed::Faulty(Fault::LengthTopBit)),
+            ("masked", b"\x82\x85\x01\x02\x03\x04", Parsed::Whole(Header { mask: key, ..header(5) }, 6)),
             ("masked, cut", b"\x82\x85\x01\x02\x03", Parsed::Incomplete),
-            (
-                "flags",
-                b"\x71\x00",
-                Parsed::Whole(
-                    Header {
-                        fin: false,
-                        rsv: 7,
-                        opcode: Opcode::Text,
-                        ..header(0)
-                    },
-                    2,
-                ),
-            ),
-            (
-                "RSV1 is 4",
-                b"\xc2\x00",
-                Parsed::Whole(
-                    Header {
-                        rsv: 4,
-                        ..header(0)
-                    },
-                    2,
-                ),
-            ),
-            (
-                "a reserved opcode shows in the first byte",
-                b"\x83",
-                Parsed::Faulty(Fault::ReservedOpcode(3)),
-            ),
+            ("flags", b"\x71\x00", Parsed::Whole(Header { fin: false, rsv: 7, opcode: Opcode::Text, ..header(0) }, 2)),
+            ("RSV1 is 4", b"\xc2\x00", Parsed::Whole(Header { rsv: 4, ..header(0) }, 2)),
+            ("a reserved opcode shows in the first byte", b"\x83", Parsed::Faulty(Fault::ReservedOpcode(3))),
         ] {
             assert_eq!(Header::parse(bytes), expected, "{rule}");
         }
@@ -417,11 +316,7 @@ mod tests {
         for bits in 0..16 {
             let opcode = Opcode::from_bits(bits);
             assert_eq!(opcode.is_none(), matches!(bits, 3..=7 | 11..=15), "{bits}");
-            assert!(
-                opcode.is_none_or(
-                    |opcode| opcode.bits() == bits && opcode.is_control() == (bits >= 8)
-                )
-            );
+            assert!(opcode.is_none_or(|opcode| opcode.bits() == bits && opcode.is_control() == (bits >= 8)));
         }
     }
 
@@ -430,28 +325,16 @@ mod tests {
         let text = "€".repeat(42); // 126 bytes
         let close = Control::close(1001, &text);
         assert_eq!(close.payload().len(), 2 + 123);
-        assert_eq!(
-            close.close_reason(),
-            Some(close::Reason {
-                code: 1001,
-                text: "€".repeat(41)
-            })
-        );
+        assert_eq!(close.close_reason(), Some(close::Reason { code: 1001, text: "€".repeat(41) }));
         let close = Control::close(1001, &format!("a{text}"));
-        assert_eq!(
-            close.close_reason().map(|reason| reason.text),
-            Some(format!("a{}", "€".repeat(40)))
-        );
+        assert_eq!(close.close_reason().map(|reason| reason.text), Some(format!("a{}", "€".repeat(40))));
     }
 
     #[test]
     fn close_reasons() {
         assert_eq!(Control::new(Opcode::Close, b"").close_reason(), None);
         assert_eq!(Control::new(Opcode::Ping, b"\x03\xe8").close_reason(), None);
-        let reason = close::Reason {
-            code: 1000,
-            text: "bye".to_owned(),
-        };
+        let reason = close::Reason { code: 1000, text: "bye".to_owned() };
         assert_eq!(Control::close(1000, "bye").close_reason(), Some(reason));
     }
 
@@ -461,36 +344,16 @@ mod tests {
         // The examples of section 5.7, as pings.
         assert_eq!(ping.encode(None).as_ref(), b"\x89\x05Hello");
         let masked = ping.encode(Some([0x37, 0xfa, 0x21, 0x3d]));
-        assert_eq!(
-            masked.as_ref(),
-            b"\x89\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"
-        );
-        assert_eq!(
-            Control::new(Opcode::Pong, &[0; 126])
-                .encode(Some([1; 4]))
-                .as_ref()
-                .len(),
-            2 + 4 + 125
-        );
+        assert_eq!(masked.as_ref(), b"\x89\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58");
+        assert_eq!(Control::new(Opcode::Pong, &[0; 126]).encode(Some([1; 4])).as_ref().len(), 2 + 4 + 125);
     }
 
     fn any_header() -> impl Strategy<Value = Header> {
         let opcode = prop::sample::select(vec![0_u8, 1, 2, 8, 9, 10]);
         let len = prop_oneof![0..300_u64, 65_500..65_600_u64, 0..=i64::MAX as u64];
-        (
-            any::<bool>(),
-            0..8_u8,
-            opcode,
-            any::<Option<[u8; 4]>>(),
-            len,
-        )
-            .prop_map(|(fin, rsv, opcode, mask, len)| Header {
-                fin,
-                rsv,
-                opcode: Opcode::from_bits(opcode).expect("none is reserved"),
-                mask,
-                payload_len: len,
-            })
+        (any::<bool>(), 0..8_u8, opcode, any::<Option<[u8; 4]>>(), len).prop_map(|(fin, rsv, opcode, mask, len)| {
+            Header { fin, rsv, opcode: Opcode::from_bits(opcode).expect("none is reserved"), mask, payload_len: len }
+        })
     }
 
     proptest! {

@@ -11,8 +11,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request, response};
 use sha1::{Digest, Sha1};
@@ -116,11 +116,7 @@ pub fn read(parts: &request::Parts) -> Result<Offer, Refusal> {
     }
     let key = key(headers)?;
     let subprotocols = subprotocols(headers)?;
-    Ok(Offer {
-        key,
-        subprotocols,
-        deflate: extensions::offers(headers),
-    })
+    Ok(Offer { key, subprotocols, deflate: extensions::offers(headers) })
 }
 
 /// `Sec-WebSocket-Accept` for a key (section 4.2.2).
@@ -146,9 +142,7 @@ pub fn check_answer(
         return Err(BadAnswer::HttpVersion);
     }
     // Section 4.1: the value *is* websocket; a list would leave open what is spoken now.
-    if only(headers, &UPGRADE)
-        .is_none_or(|value| !value.as_bytes().eq_ignore_ascii_case(b"websocket"))
-    {
+    if only(headers, &UPGRADE).is_none_or(|value| !value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         return Err(BadAnswer::Upgrade);
     }
     if !holds_token(headers, CONNECTION, "upgrade") {
@@ -157,10 +151,7 @@ pub fn check_answer(
     check_accept(headers, key)?;
     let subprotocol = chosen_subprotocol(headers, subprotocols)?;
     let deflate = extensions::answer(headers, deflate)?.is_some();
-    Ok(Agreement {
-        subprotocol,
-        deflate,
-    })
+    Ok(Agreement { subprotocol, deflate })
 }
 
 /// A body would be bytes before the upstream's 101 (CVE-2026-69243).
@@ -219,29 +210,17 @@ fn check_accept(headers: &HeaderMap, key: &str) -> Result<(), BadAnswer> {
         return Err(BadAnswer::AcceptMissing);
     }
     let found = only(headers, &SEC_WEBSOCKET_ACCEPT).ok_or(BadAnswer::AcceptRepeated)?;
-    if found.as_bytes() == accept(key).as_bytes() {
-        Ok(())
-    } else {
-        Err(BadAnswer::AcceptWrong)
-    }
+    if found.as_bytes() == accept(key).as_bytes() { Ok(()) } else { Err(BadAnswer::AcceptWrong) }
 }
 
-fn chosen_subprotocol(
-    headers: &HeaderMap,
-    offered: &[String],
-) -> Result<Option<String>, BadAnswer> {
+fn chosen_subprotocol(headers: &HeaderMap, offered: &[String]) -> Result<Option<String>, BadAnswer> {
     if !headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
         return Ok(None);
     }
     let chosen = only(headers, &SEC_WEBSOCKET_PROTOCOL).ok_or(BadAnswer::SubprotocolRepeated)?;
-    match offered
-        .iter()
-        .find(|name| name.as_bytes() == chosen.as_bytes())
-    {
+    match offered.iter().find(|name| name.as_bytes() == chosen.as_bytes()) {
         Some(name) => Ok(Some(name.clone())),
-        None => Err(BadAnswer::SubprotocolNotOffered(
-            String::from_utf8_lossy(chosen.as_bytes()).into_owned(),
-        )),
+        None => Err(BadAnswer::SubprotocolNotOffered(String::from_utf8_lossy(chosen.as_bytes()).into_owned())),
     }
 }
 

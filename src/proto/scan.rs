@@ -267,29 +267,14 @@ impl CutControl {
 
 impl Scanner {
     pub fn new(rules: Rules) -> Self {
-        Self {
-            rules,
-            open: Open::Nothing,
-            message: None,
-            utf8: Utf8::default(),
-            messages: 0,
-            bytes: 0,
-            frames: 0,
-        }
+        Self { rules, open: Open::Nothing, message: None, utf8: Utf8::default(), messages: 0, bytes: 0, frames: 0 }
     }
 
     /// Walks `input`, which follows what was taken before.
     pub fn scan(&mut self, input: &[u8], until: Until) -> Step {
-        let mut step = Step {
-            held: Held::default(),
-            pass: 0,
-            taken: 0,
-            event: None,
-        };
+        let mut step = Step { held: Held::default(), pass: 0, taken: 0, event: None };
         if let Err(violation) = self.walk(input, until, &mut step) {
-            self.open = Open::Refused {
-                inside: !self.at_boundary(),
-            };
+            self.open = Open::Refused { inside: !self.at_boundary() };
             step.taken = input.len();
             step.event = Some(Event::Violation(violation));
         }
@@ -304,10 +289,7 @@ impl Scanner {
     /// Whether the peer has begun a frame (its header, a payload, a control frame) and not ended it. False after a
     /// violation: nothing is waited for.
     pub fn mid_frame(&self) -> bool {
-        matches!(
-            self.open,
-            Open::Header(_) | Open::Payload(_) | Open::Control(_)
-        )
+        matches!(self.open, Open::Header(_) | Open::Payload(_) | Open::Control(_))
     }
 
     /// Whether a fragmented message is open: from the header of its first frame to the last byte of its last one.
@@ -400,12 +382,7 @@ impl Scanner {
         Ok(())
     }
 
-    fn resume_header(
-        &mut self,
-        held: Held,
-        input: &[u8],
-        step: &mut Step,
-    ) -> Result<(), Violation> {
+    fn resume_header(&mut self, held: Held, input: &[u8], step: &mut Step) -> Result<(), Violation> {
         let joined = held.joined(input);
         match Header::parse(joined.as_ref()) {
             Parsed::Whole(header, len) => {
@@ -443,23 +420,13 @@ impl Scanner {
             self.end_frame(header.fin);
             return Ok(header.payload_len as usize);
         }
-        let payload = Payload {
-            remaining: header.payload_len,
-            fin: header.fin,
-            text,
-            key: header.mask,
-        };
+        let payload = Payload { remaining: header.payload_len, fin: header.fin, text, key: header.mask };
         self.payload(payload, rest)
     }
 
     /// A control frame whose payload begins at `step.taken`.
     #[inline(never)]
-    fn control_frame(
-        &mut self,
-        header: &Header,
-        input: &[u8],
-        step: &mut Step,
-    ) -> Result<(), Violation> {
+    fn control_frame(&mut self, header: &Header, input: &[u8], step: &mut Step) -> Result<(), Violation> {
         self.check(header)?;
         if !header.fin {
             return Err(Violation::ControlFragmented);
@@ -474,16 +441,8 @@ impl Scanner {
             step.taken += want;
             step.event = Some(event);
         } else {
-            let Header {
-                opcode, mask: key, ..
-            } = *header;
-            let mut cut = Box::new(CutControl {
-                opcode,
-                key,
-                payload: [0; CONTROL_MAX],
-                have: 0,
-                want,
-            });
+            let Header { opcode, mask: key, .. } = *header;
+            let mut cut = Box::new(CutControl { opcode, key, payload: [0; CONTROL_MAX], have: 0, want });
             step.taken += cut.take(rest);
             self.open = Open::Control(cut);
         }
@@ -507,11 +466,7 @@ impl Scanner {
     /// Section 5.2, and RFC 7692 section 6: RSV1 marks a message, so it belongs on the first frame alone.
     fn check_rsv(&self, header: &Header) -> Result<(), Violation> {
         let is_start = matches!(header.opcode, Opcode::Text | Opcode::Binary);
-        if header.rsv == RSV1 && is_start && self.rules.deflate {
-            Ok(())
-        } else {
-            Err(Violation::ReservedBits)
-        }
+        if header.rsv == RSV1 && is_start && self.rules.deflate { Ok(()) } else { Err(Violation::ReservedBits) }
     }
 
     /// The first frame of a message (section 5.4), and its limits; whether the payload is to be checked for UTF-8.
@@ -525,11 +480,7 @@ impl Scanner {
         self.messages += 1;
         // A message of one frame needs no record: most messages are that.
         if !header.fin {
-            self.message = Some(Message {
-                bytes: header.payload_len,
-                fragments: 1,
-                text,
-            });
+            self.message = Some(Message { bytes: header.payload_len, fragments: 1, text });
         }
         Ok(text)
     }
@@ -541,11 +492,7 @@ impl Scanner {
         };
         message.bytes = self.check_size(header, message.bytes)?;
         message.fragments = message.fragments.saturating_add(1);
-        if self
-            .rules
-            .fragments_max
-            .is_some_and(|max| message.fragments > max.get())
-        {
+        if self.rules.fragments_max.is_some_and(|max| message.fragments > max.get()) {
             return Err(Violation::TooManyFragments);
         }
         self.message = Some(message);
@@ -566,8 +513,7 @@ impl Scanner {
 
     /// Takes from `input` what belongs to the payload: how much that was.
     fn payload(&mut self, mut payload: Payload, input: &[u8]) -> Result<usize, Violation> {
-        let len = usize::try_from(payload.remaining)
-            .map_or(input.len(), |remaining| remaining.min(input.len()));
+        let len = usize::try_from(payload.remaining).map_or(input.len(), |remaining| remaining.min(input.len()));
         payload.remaining -= len as u64;
         if payload.text {
             self.check_text(&mut payload, &input[..len])?;

@@ -19,11 +19,7 @@ impl Utf8 {
     /// The next piece; what follows an `Err` means nothing.
     #[inline]
     pub fn push(&mut self, piece: &[u8]) -> Result<(), Invalid> {
-        let rest = if self.len == 0 {
-            piece
-        } else {
-            self.finish_cut(piece)?
-        };
+        let rest = if self.len == 0 { piece } else { self.finish_cut(piece)? };
         let Err(error) = str::from_utf8(rest) else {
             return Ok(());
         };
@@ -110,11 +106,7 @@ mod tests {
             for first in 0..=text.len() {
                 for second in first..=text.len() {
                     let pieces = [&text[..first], &text[first..second], &text[second..]];
-                    assert_eq!(
-                        check(pieces),
-                        expected(text),
-                        "{text:x?} cut at {first} and {second}"
-                    );
+                    assert_eq!(check(pieces), expected(text), "{text:x?} cut at {first} and {second}");
                 }
             }
         }

@@ -223,7 +223,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Side::Upstream => (Cause::UpstreamClosed, Cause::ClientClosed),
             Side::Client | Side::Gateway => (Cause::ClientClosed, Cause::UpstreamClosed),
         };
-        let passes = self.ending.as_ref().is_none_or(|ending| ending.cause == answered && ending.phase == Phase::Closing);
+        let passes =
+            self.ending.as_ref().is_none_or(|ending| ending.cause == answered && ending.phase == Phase::Closing);
         self.end(cause, side, Detail::None, now);
         let (from, to) = self.from(side);
         from.codes.received = Some(code(&close));
@@ -303,10 +304,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// The checks of a session that goes on. Returns when they are due again.
     fn live(&mut self, now: Instant) -> Instant {
         let mut next = now + self.rules.frame_timeout;
-        for (limit, since, cause) in [
-            (self.rules.max_age, self.opened, Cause::MaxAge),
-            (self.rules.idle_timeout, self.last_data, Cause::Idle),
-        ] {
+        for (limit, since, cause) in
+            [(self.rules.max_age, self.opened, Cause::MaxAge), (self.rules.idle_timeout, self.last_data, Cause::Idle)]
+        {
             let Some(due) = limit.map(|limit| since + limit) else { continue };
             if now >= due {
                 self.end(cause, Side::Gateway, Detail::None, now);
@@ -393,8 +393,7 @@ fn pump<S: AsyncRead + AsyncWrite + Unpin>(
         Poll::Ready(Err(error)) => (true, Some(Happening::Broke(error.kind()))),
         Poll::Ready(Ok(n)) => {
             from.watch.saw(pass.now);
-            let happening =
-                if from.sends == Sends::Ignored { None } else { pass_on(from, to, cx, scratch, n, pass) };
+            let happening = if from.sends == Sends::Ignored { None } else { pass_on(from, to, cx, scratch, n, pass) };
             (true, happening)
         }
     }

@@ -202,7 +202,6 @@ fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
     at += if masked { 4 } else { 0 };
     let end = at + usize::try_from(length).ok()?;
     let payload = bytes.get(at..end)?.iter().enumerate().map(|(at, byte)| byte ^ mask[at % 4]).collect();
-    let frame =
-        Frame { fin: first & 0x80 != 0, rsv: (first >> 4) & 7, opcode: first & 15, masked, payload };
+    let frame = Frame { fin: first & 0x80 != 0, rsv: (first >> 4) & 7, opcode: first & 15, masked, payload };
     Some((frame, end))
 }

@@ -10,10 +10,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair,
-    KeyUsagePurpose, SanType,
-};
+use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
 use rustls::pki_types::DnsName;
 use time::{Duration, OffsetDateTime};
 
@@ -39,11 +36,7 @@ pub struct Made {
 
 impl fmt::Display for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = if self.renewed {
-            " (the one there had expired)"
-        } else {
-            ""
-        };
+        let why = if self.renewed { " (the one there had expired)" } else { "" };
         let (certificate, until) = (self.certificate.display(), date(self.not_after));
         write!(
             f,
@@ -67,11 +60,7 @@ pub fn ensure_development(tls: &ListenerTls) -> Result<Option<Made>, TlsError> {
     let files = &tls.certificates[0];
     let half = |at, missing: &Path, other: &Path| {
         let other = other.to_owned();
-        Err(TlsError::new(
-            at,
-            missing.to_owned(),
-            TlsProblem::HalfPair { other },
-        ))
+        Err(TlsError::new(at, missing.to_owned(), TlsProblem::HalfPair { other }))
     };
     let renewed = match (exists(&files.certificate), exists(&files.key)) {
         (false, false) => false,
@@ -84,12 +73,10 @@ pub fn ensure_development(tls: &ListenerTls) -> Result<Option<Made>, TlsError> {
     let at = files.certificate_at;
     let pair = Pair::new(DEVELOPMENT, &names, at)?;
     // The key first: a start that dies in between leaves a pair that the next one reports or makes anew.
-    for (at, path, pem, mode) in [
-        (files.key_at, &files.key, &pair.key, KEY_MODE),
-        (at, &files.certificate, &pair.certificate, CERTIFICATE_MODE),
-    ] {
-        replace(path, pem, mode)
-            .map_err(|e| TlsError::new(at, path.clone(), TlsProblem::Write(e)))?;
+    for (at, path, pem, mode) in
+        [(files.key_at, &files.key, &pair.key, KEY_MODE), (at, &files.certificate, &pair.certificate, CERTIFICATE_MODE)]
+    {
+        replace(path, pem, mode).map_err(|e| TlsError::new(at, path.clone(), TlsProblem::Write(e)))?;
     }
     Ok(Some(Made {
         certificate: files.certificate.clone(),
@@ -117,21 +104,12 @@ pub fn make_certificate(names: &[String], out: &Path) -> Result<(PathBuf, PathBu
             TlsError::new(nowhere, path, problem)
         }
     };
-    let first = names
-        .first()
-        .ok_or_else(|| TlsError::new(nowhere, None, TlsProblem::NoNameGiven))?;
+    let first = names.first().ok_or_else(|| TlsError::new(nowhere, None, TlsProblem::NoNameGiven))?;
     let pair = Pair::new("Tidegate self-signed certificate", names, nowhere)?;
-    let stem = first
-        .to_ascii_lowercase()
-        .replace('*', "_wildcard")
-        .replace(':', "_");
-    let (certificate, key) = (
-        out.join(format!("{stem}.pem")),
-        out.join(format!("{stem}.key")),
-    );
+    let stem = first.to_ascii_lowercase().replace('*', "_wildcard").replace(':', "_");
+    let (certificate, key) = (out.join(format!("{stem}.pem")), out.join(format!("{stem}.key")));
 
-    fs::create_dir_all(out)
-        .map_err(|e| TlsError::new(nowhere, out.to_owned(), TlsProblem::Write(e)))?;
+    fs::create_dir_all(out).map_err(|e| TlsError::new(nowhere, out.to_owned(), TlsProblem::Write(e)))?;
     create(&key, &pair.key, KEY_MODE).map_err(in_file(&key))?;
     create(&certificate, &pair.certificate, CERTIFICATE_MODE)
         .inspect_err(|_| drop(fs::remove_file(&key)))
@@ -149,20 +127,15 @@ struct Pair {
 impl Pair {
     fn new(common_name: &str, names: &[String], at: Position) -> Result<Self, TlsError> {
         let in_name = |problem| TlsError::new(at, None, problem);
-        let subject_alt_names = names
-            .iter()
-            .map(|name| subject_name(name))
-            .collect::<Result<_, _>>()
-            .map_err(in_name)?;
+        let subject_alt_names =
+            names.iter().map(|name| subject_name(name)).collect::<Result<_, _>>().map_err(in_name)?;
         // Since yesterday: the clocks of clients may be late.
         let not_before = OffsetDateTime::now_utc() - Duration::DAY;
         let not_after = not_before + VALID;
 
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, common_name);
+        params.distinguished_name.push(DnType::CommonName, common_name);
         params.subject_alt_names = subject_alt_names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -171,19 +144,13 @@ impl Pair {
         let failed = |error| in_name(TlsProblem::Make(error));
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.self_signed(&key).map_err(failed)?;
-        Ok(Self {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-            not_after,
-        })
+        Ok(Self { certificate: certificate.pem(), key: key.serialize_pem(), not_after })
     }
 }
 
 /// A wildcard may only be the whole leftmost label (RFC 9525 section 6.3).
 fn subject_name(name: &str) -> Result<SanType, TlsProblem> {
-    let bad = || TlsProblem::BadName {
-        name: name.to_owned(),
-    };
+    let bad = || TlsProblem::BadName { name: name.to_owned() };
     if let Ok(address) = name.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
     }
@@ -197,8 +164,7 @@ fn subject_name(name: &str) -> Result<SanType, TlsProblem> {
 
 fn is_expired_development(certificate: &Path) -> bool {
     Leaf::read(certificate, Position::default()).is_ok_and(|leaf| {
-        leaf.common_name.as_deref() == Some(DEVELOPMENT)
-            && leaf.not_after < OffsetDateTime::now_utc()
+        leaf.common_name.as_deref() == Some(DEVELOPMENT) && leaf.not_after < OffsetDateTime::now_utc()
     })
 }
 
@@ -209,14 +175,9 @@ fn exists(path: &Path) -> bool {
 
 /// Writes the file under a temporary name and renames it, so that nobody ever reads half of it.
 fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.map_or(Ok(()), fs::create_dir_all)?;
-    let mut name = path
-        .file_name()
-        .ok_or(io::ErrorKind::InvalidFilename)?
-        .to_owned();
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
     // One of a process that died and whose id came back.
@@ -227,12 +188,6 @@ fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 
 /// Writes a file that is not there yet; leaves nothing behind when that fails.
 fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .inspect_err(|_| drop(fs::remove_file(path)))
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).inspect_err(|_| drop(fs::remove_file(path)))
 }

@@ -59,15 +59,8 @@ enum Dialect {
 
 /// What a trusted peer says that the client asked for, or else what reached us.
 pub fn asked(headers: &HeaderMap, hop: &Hop<'_>) -> Asked {
-    let told = if hop.trusted_peer {
-        told(headers)
-    } else {
-        Told::default()
-    };
-    Asked {
-        secure: told.secure.unwrap_or(hop.tls),
-        host: told.host.unwrap_or_else(|| hop.host.clone()),
-    }
+    let told = if hop.trusted_peer { told(headers) } else { Told::default() };
+    Asked { secure: told.secure.unwrap_or(hop.tls), host: told.host.unwrap_or_else(|| hop.host.clone()) }
 }
 
 /// Reads one dialect. Ask only about a trusted peer.
@@ -75,17 +68,10 @@ pub fn asked(headers: &HeaderMap, hop: &Hop<'_>) -> Asked {
 /// Of several schemes or hosts the last counts: the peer itself wrote or let stand that one, while those in front of it
 /// may be its client's invention.
 pub(crate) fn told(headers: &HeaderMap) -> Told {
-    if [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST]
-        .iter()
-        .any(|name| headers.contains_key(name))
-    {
+    if [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST].iter().any(|name| headers.contains_key(name)) {
         return told_in_x(headers);
     }
-    if headers.contains_key(FORWARDED) {
-        told_in_rfc7239(headers)
-    } else {
-        Told::default()
-    }
+    if headers.contains_key(FORWARDED) { told_in_rfc7239(headers) } else { Told::default() }
 }
 
 /// Writes our own element behind what was told, in both dialects. The scheme is `https` or `http`, never `wss` or `ws`:
@@ -104,16 +90,9 @@ pub(super) fn write(headers: &mut HeaderMap, hop: &Hop<'_>, told: &Told) {
         element.push_str(&format!(";host={}", quoted(&host)));
     }
     match told.dialect {
-        Dialect::Rfc7239 => set(
-            headers,
-            X_FORWARDED_FOR,
-            &told
-                .nodes
-                .iter()
-                .map(|node| bare(*node))
-                .collect::<Vec<_>>()
-                .join(", "),
-        ),
+        Dialect::Rfc7239 => {
+            set(headers, X_FORWARDED_FOR, &told.nodes.iter().map(|node| bare(*node)).collect::<Vec<_>>().join(", "))
+        }
         Dialect::X | Dialect::Silent => set(headers, FORWARDED, &translated(told)),
     }
     super::append_to_list(headers, FORWARDED, element.as_bytes());
@@ -143,10 +122,7 @@ fn told_in_x(headers: &HeaderMap) -> Told {
 
 /// A field that is not well-formed says nothing at all: a quote opened by a client may have swallowed what the proxy wrote.
 fn told_in_rfc7239(headers: &HeaderMap) -> Told {
-    let mut told = Told {
-        dialect: Dialect::Rfc7239,
-        ..Told::default()
-    };
+    let mut told = Told { dialect: Dialect::Rfc7239, ..Told::default() };
     for line in headers.get_all(FORWARDED) {
         let Some(elements) = grammar::elements(line) else {
             return Told::default();
@@ -186,11 +162,7 @@ impl Told {
 
 /// What was told in X-Forwarded-*, as RFC 7239 section 7.4 translates it; scheme and host go with the last hop told.
 fn translated(told: &Told) -> String {
-    let mut elements: Vec<String> = told
-        .nodes
-        .iter()
-        .map(|hop| format!("for={}", node(*hop)))
-        .collect();
+    let mut elements: Vec<String> = told.nodes.iter().map(|hop| format!("for={}", node(*hop))).collect();
     let mut pairs = Vec::new();
     if let Some(secure) = told.secure {
         pairs.push(format!("proto={}", scheme(secure)));
@@ -219,21 +191,13 @@ fn address(text: &str) -> Node {
         return Some(IpAddr::V6(address).to_canonical());
     }
     let (address, port) = text.split_once(':')?;
-    address
-        .parse::<Ipv4Addr>()
-        .ok()
-        .filter(|_| is_node_port(port))
-        .map(IpAddr::V4)
+    address.parse::<Ipv4Addr>().ok().filter(|_| is_node_port(port)).map(IpAddr::V4)
 }
 
 /// RFC 7239 section 6: a port, or an obfuscated one.
 fn is_node_port(text: &str) -> bool {
-    let is_obfuscated = |rest: &str| {
-        !rest.is_empty()
-            && rest
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-    };
+    let is_obfuscated =
+        |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     let is_number = (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number || text.strip_prefix('_').is_some_and(is_obfuscated)
 }
@@ -247,9 +211,7 @@ fn is_secure(scheme: &str) -> Option<bool> {
 }
 
 fn last(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    grammar::members(headers, name)
-        .next_back()
-        .and_then(|member| std::str::from_utf8(member).ok())
+    grammar::members(headers, name).next_back().and_then(|member| std::str::from_utf8(member).ok())
 }
 
 /// As it stands in X-Forwarded-For.
@@ -268,9 +230,5 @@ fn node(node: Node) -> String {
 
 /// A token as it is, anything else in quotes. Only valid hosts come here: nothing in them needs a backslash.
 fn quoted(text: &str) -> String {
-    if grammar::is_token(text) {
-        text.to_owned()
-    } else {
-        format!("\"{text}\"")
-    }
+    if grammar::is_token(text) { text.to_owned() } else { format!("\"{text}\"") }
 }

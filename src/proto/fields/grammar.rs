@@ -14,10 +14,7 @@ pub(crate) fn holds_token(headers: &HeaderMap, name: impl AsHeaderName, token: &
 }
 
 /// The members of a list without quoted strings, over all lines of the field; empty ones are skipped (section 5.6.1.2).
-pub(crate) fn members(
-    headers: &HeaderMap,
-    name: impl AsHeaderName,
-) -> impl DoubleEndedIterator<Item = &[u8]> {
+pub(crate) fn members(headers: &HeaderMap, name: impl AsHeaderName) -> impl DoubleEndedIterator<Item = &[u8]> {
     headers
         .get_all(name)
         .iter()
@@ -60,11 +57,7 @@ impl<'a> Cursor<'a> {
         loop {
             self.skip_whitespace();
             let name = self.token()?;
-            let value = if self.eat(b'=') {
-                Some(self.value()?)
-            } else {
-                None
-            };
+            let value = if self.eat(b'=') { Some(self.value()?) } else { None };
             parameters.push((name, value));
             self.skip_whitespace();
             if !self.eat(b';') {
@@ -74,11 +67,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn value(&mut self) -> Option<Cow<'a, str>> {
-        if self.eat(b'"') {
-            self.quoted().map(Cow::Owned)
-        } else {
-            self.token().map(Cow::Borrowed)
-        }
+        if self.eat(b'"') { self.quoted().map(Cow::Owned) } else { self.token().map(Cow::Borrowed) }
     }
 
     /// The rest of a quoted string, unescaped (section 5.6.4). ASCII only: nothing that we read needs more.
@@ -98,18 +87,10 @@ impl<'a> Cursor<'a> {
     }
 
     fn token(&mut self) -> Option<&'a str> {
-        let len = self
-            .0
-            .iter()
-            .take_while(|byte| is_token_byte(**byte))
-            .count();
+        let len = self.0.iter().take_while(|byte| is_token_byte(**byte)).count();
         let (token, rest) = self.0.split_at(len);
         self.0 = rest;
-        if len == 0 {
-            None
-        } else {
-            std::str::from_utf8(token).ok()
-        }
+        if len == 0 { None } else { std::str::from_utf8(token).ok() }
     }
 
     fn next(&mut self) -> Option<u8> {
@@ -137,14 +118,8 @@ fn is_token_byte(byte: u8) -> bool {
 
 /// Without optional whitespace (section 5.6.3) at both ends.
 fn trim(bytes: &[u8]) -> &[u8] {
-    let start = bytes
-        .iter()
-        .position(|byte| !is_whitespace(*byte))
-        .unwrap_or(bytes.len());
-    let end = bytes
-        .iter()
-        .rposition(|byte| !is_whitespace(*byte))
-        .map_or(start, |last| last + 1);
+    let start = bytes.iter().position(|byte| !is_whitespace(*byte)).unwrap_or(bytes.len());
+    let end = bytes.iter().rposition(|byte| !is_whitespace(*byte)).map_or(start, |last| last + 1);
     &bytes[start..end]
 }
 

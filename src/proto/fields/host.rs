@@ -37,15 +37,9 @@ pub fn host(parts: &request::Parts) -> Result<Host, Refusal> {
     if lines.next().is_some() {
         return Err(Refusal::HostRepeated);
     }
-    let host: Host = line
-        .to_str()
-        .map_err(|_| Refusal::HostMalformed)?
-        .parse()
-        .map_err(|_| Refusal::HostMalformed)?;
+    let host: Host = line.to_str().map_err(|_| Refusal::HostMalformed)?.parse().map_err(|_| Refusal::HostMalformed)?;
     match target_host(&parts.uri)? {
-        Some((named, port))
-            if named.name != host.name || named.port_or(port) != host.port_or(port) =>
-        {
+        Some((named, port)) if named.name != host.name || named.port_or(port) != host.port_or(port) => {
             Err(Refusal::HostMismatch)
         }
         _ => Ok(host),
@@ -63,10 +57,7 @@ fn target_host(uri: &Uri) -> Result<Option<(Host, u16)>, Refusal> {
         _ => return Err(Refusal::TargetMalformed),
     };
     // `Host` has no room for userinfo (RFC 9110 section 4.2.4).
-    let named = authority
-        .as_str()
-        .parse()
-        .map_err(|_| Refusal::TargetMalformed)?;
+    let named = authority.as_str().parse().map_err(|_| Refusal::TargetMalformed)?;
     Ok(Some((named, port)))
 }
 
@@ -85,23 +76,14 @@ impl FromStr for Host {
         let (name, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (address, port) = rest.split_once(']').ok_or(BadHost)?;
-                (
-                    address
-                        .parse::<Ipv6Addr>()
-                        .map_err(|_| BadHost)?
-                        .to_string(),
-                    port,
-                )
+                (address.parse::<Ipv6Addr>().map_err(|_| BadHost)?.to_string(), port)
             }
             None => {
                 let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
                 (reg_name(name)?, port)
             }
         };
-        Ok(Self {
-            name,
-            port: self::port(port)?,
-        })
+        Ok(Self { name, port: self::port(port)? })
     }
 }
 
@@ -119,26 +101,15 @@ impl fmt::Display for Host {
 fn reg_name(text: &str) -> Result<String, BadHost> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let is_label = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
-    if name.len() <= NAME_MAX && name.split('.').all(is_label) {
-        Ok(name.to_ascii_lowercase())
-    } else {
-        Err(BadHost)
-    }
+    if name.len() <= NAME_MAX && name.split('.').all(is_label) { Ok(name.to_ascii_lowercase()) } else { Err(BadHost) }
 }
 
 /// Nothing, or a colon and a port; a colon alone is the default port, too (RFC 3986 section 3.2.3).
 fn port(text: &str) -> Result<Option<u16>, BadHost> {
     let Some(digits) = text.strip_prefix(':') else {
-        return if text.is_empty() {
-            Ok(None)
-        } else {
-            Err(BadHost)
-        };
+        return if text.is_empty() { Ok(None) } else { Err(BadHost) };
     };
     if digits.is_empty() {
         return Ok(None);
@@ -146,10 +117,5 @@ fn port(text: &str) -> Result<Option<u16>, BadHost> {
     if digits.len() > 5 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(BadHost);
     }
-    digits
-        .parse()
-        .ok()
-        .filter(|port| *port != 0)
-        .map(Some)
-        .ok_or(BadHost)
+    digits.parse().ok().filter(|port| *port != 0).map(Some).ok_or(BadHost)
 }

@@ -6,9 +6,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::{
-    ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
-};
+use http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
 
 use crate::proto::close::{self, Code};
 
@@ -36,9 +34,7 @@ pub enum Refusal {
     HostMismatch,
 
     // The request target and its route.
-    #[error(
-        "the request target is not a valid path: encode every byte that RFC 3986 does not allow"
-    )]
+    #[error("the request target is not a valid path: encode every byte that RFC 3986 does not allow")]
     TargetMalformed,
     #[error("the path has a dot segment: send the path that it stands for")]
     PathDotSegment,
@@ -65,9 +61,7 @@ pub enum Refusal {
     HasBody,
     #[error("this is a WebSocket endpoint: connect with a WebSocket client")]
     NotAnUpgrade,
-    #[error(
-        "the Connection header does not hold `upgrade`: a proxy on the way may have removed it"
-    )]
+    #[error("the Connection header does not hold `upgrade`: a proxy on the way may have removed it")]
     ConnectionLacksUpgrade,
     #[error("only version 13 of the WebSocket protocol is spoken here")]
     Version,
@@ -232,17 +226,11 @@ impl Refusal {
             Self::UpstreamUnreachable => (S::BAD_GATEWAY, "upstream_unreachable", failed),
             Self::UpstreamResolve => (S::BAD_GATEWAY, "upstream_resolve", failed),
             Self::UpstreamTls => (S::BAD_GATEWAY, "upstream_tls", failed),
-            Self::UpstreamConnectTimeout => {
-                (S::GATEWAY_TIMEOUT, "upstream_connect_timeout", failed)
-            }
-            Self::UpstreamHandshakeTimeout => {
-                (S::GATEWAY_TIMEOUT, "upstream_handshake_timeout", failed)
-            }
+            Self::UpstreamConnectTimeout => (S::GATEWAY_TIMEOUT, "upstream_connect_timeout", failed),
+            Self::UpstreamHandshakeTimeout => (S::GATEWAY_TIMEOUT, "upstream_handshake_timeout", failed),
             Self::UpstreamBadAnswer => (S::BAD_GATEWAY, "upstream_bad_answer", failed),
             // A 4xx is the upstream's policy about this client; anything else is its failure.
-            Self::UpstreamRefused(status) if status.is_client_error() => {
-                (*status, "upstream_refused", policy)
-            }
+            Self::UpstreamRefused(status) if status.is_client_error() => (*status, "upstream_refused", policy),
             Self::UpstreamRefused(status) => (*status, "upstream_refused", failed),
 
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", failed),
@@ -252,8 +240,5 @@ impl Refusal {
 
 /// Whole seconds, rounded up, at least one: `Retry-After: 0` would ask for a storm (RFC 9110 section 10.2.3).
 fn seconds(duration: Duration) -> u64 {
-    duration
-        .as_millis()
-        .div_ceil(1000)
-        .clamp(1, u64::MAX.into()) as u64
+    duration.as_millis().div_ceil(1000).clamp(1, u64::MAX.into()) as u64
 }
