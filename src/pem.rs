@@ -156,8 +156,8 @@ fn is_encrypted(bytes: &[u8]) -> bool {
 }
 
 fn nothing(bytes: &[u8], kind: Kind) -> PemProblem {
-    // A DER structure of some hundred bytes begins with SEQUENCE and a length of two bytes (X.690 section 8.1).
-    let der = bytes.starts_with(&[0x30, 0x82]);
+    // DER begins with SEQUENCE (X.690 section 8.9), which is the character 0 in text.
+    let der = bytes.starts_with(&[0x30]) && std::str::from_utf8(bytes).is_err();
     match (der, kind) {
         (true, Kind::Certificate) => PemProblem::Der { command: "x509" },
         (true, Kind::PrivateKey) => PemProblem::Der { command: "pkey" },
@@ -189,5 +189,51 @@ impl fmt::Display for Kind {
             Self::Certificate => "certificate",
             Self::PrivateKey => "private key",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_file_cannot_be_opened() {
+        use io::ErrorKind;
+        let rows = [
+            (ErrorKind::NotFound, "there is no such file: correct the path"),
+            (ErrorKind::NotADirectory, "there is no such file: correct the path"),
+            (ErrorKind::PermissionDenied, "this user may not read it: let the user that runs tidegate read"),
+            (ErrorKind::IsADirectory, "this is a directory: name the file in it"),
+            (ErrorKind::TimedOut, "cannot be read"),
+        ];
+        for (kind, message) in rows {
+            let problem = unreadable(kind.into());
+            assert!(problem.to_string().starts_with(message), "{kind:?}: {problem}");
+        }
+    }
+
+    #[test]
+    fn what_a_file_holds_instead_of_a_private_key() {
+        let rows: [(&str, &[u8], &str); 6] = [
+            ("text", b"not a key\n", "holds no private key: "),
+            ("a number", b"0.5\n", "holds no private key: "),
+            ("DER", &[0x30, 0x82, 4, 0, 2, 1, 0], "holds DER, not PEM: convert it with `openssl pkey -inform der"),
+            (
+                "an encrypted PKCS#8 key",
+                b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n",
+                "the private key is encrypted: decrypt it with `openssl pkey -in",
+            ),
+            (
+                "an encrypted PKCS#1 key",
+                b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMIIB\n\
+                  -----END RSA PRIVATE KEY-----\n",
+                "the private key is encrypted: decrypt it with `openssl pkey -in",
+            ),
+            ("half a key", b"-----BEGIN PRIVATE KEY-----\nMIIB\n", "a PEM block in it is damaged"),
+        ];
+        for (what, bytes, message) in rows {
+            let problem = find_private_key(bytes).unwrap_err();
+            assert!(problem.to_string().starts_with(message), "{what}: {problem}");
+        }
     }
 }

@@ -16,8 +16,8 @@ use super::socket::{End, Limits, Socket};
 
 pub const LIMITS: Limits = Limits { message_bytes_max: 64 << 20, unsent_bytes_max: 256 << 10, send_buffer_bytes: None };
 
-/// From this size on a message goes around tungstenite's write buffer, which moves all that is left at every partial write
-/// (quadratic) and keeps its capacity for the session's life.
+/// From this size on a message goes around tungstenite's write buffer, which moves all that is left at every partial
+/// write (quadratic) and keeps its capacity for the session's life.
 const LARGE_BYTES: usize = 64 << 10;
 
 pub async fn session(socket: &mut Socket, stop: &CancellationToken) -> End {
@@ -42,7 +42,8 @@ pub async fn session(socket: &mut Socket, stop: &CancellationToken) -> End {
     }
 }
 
-/// The next message. Replies are flushed only when there is none yet, so those to messages that came together leave together.
+/// The next message. Replies are flushed only when there is none yet: those to messages that came together leave
+/// together.
 async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
     if let Some(message) = socket.next().now_or_never() {
         return message;

@@ -1,8 +1,8 @@
 //! Embedded servers (echo, clock, chat): real WebSocket servers on ports of their own, for trying and testing.
 //!
-//! The gateway reaches them like any other upstream, and `tidegate backend` runs one as a process of its own. tungstenite
-//! drives them, not our scanner, so that each checks the other. Every path is served, no Origin is checked: they belong
-//! on loopback addresses, behind a gateway.
+//! The gateway reaches them like any other upstream, and `tidegate backend` runs one as a process of its own.
+//! tungstenite drives them, not our scanner, so that each checks the other. Every path is served, no Origin is checked:
+//! they belong on loopback addresses, behind a gateway.
 
 mod chat;
 mod clock;

@@ -1,7 +1,7 @@
 //! The rooms of the chat: who is in them, what was said, and a bounded inbox for each member. No socket and no waiting.
 //!
-//! A room exists while somebody is in it. One lock guards all rooms: what happens under it is short and never waits, and
-//! it makes what everybody sees one order.
+//! A room exists while somebody is in it. One lock guards all rooms: what happens under it is short and never waits,
+//! and it makes what everybody sees one order.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -248,8 +248,8 @@ impl Room {
     }
 }
 
-/// One spelling for each room, as routes match: unreserved characters decoded (RFC 3986 section 6.2.2), other escapes in
-/// upper case, no empty segments, so `/chat`, `/chat/` and `//%63hat` are one.
+/// One spelling for each room, as routes match: unreserved characters decoded (RFC 3986 section 6.2.2), other escapes
+/// in upper case, no empty segments, so `/chat`, `/chat/` and `//%63hat` are one.
 fn normal_form(path: &str) -> String {
     let mut normal = String::with_capacity(path.len());
     for segment in path.split('/').filter(|segment| !segment.is_empty()) {

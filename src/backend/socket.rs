@@ -1,7 +1,7 @@
 //! A server's side of one WebSocket: the opening handshake, and an end that the peer can understand.
 //!
-//! tungstenite checks the request and runs the frames. The head is read and answered here, because tungstenite says nothing
-//! to a request that it refuses, and writes header names in lower case, which strict clients do not take.
+//! tungstenite checks the request and runs the frames. The head is read and answered here, because tungstenite says
+//! nothing to a request that it refuses, and writes header names in lower case, which strict clients do not take.
 
 use std::io;
 use std::time::Duration;
@@ -93,9 +93,7 @@ pub async fn open(mut stream: TcpStream, limits: Limits) -> io::Result<(Socket, 
     Ok((WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await, path))
 }
 
-/// Ends the session so that a peer which still sends can read why: Close, then FIN, then nothing is left unread.
-///
-/// A socket that is closed with bytes unread resets the connection, and the reset overtakes our Close.
+/// Ends the session so that a peer which still sends can read why.
 pub async fn finish(mut socket: Socket, end: End) {
     if let End::Close(code, reason) = end {
         let frame = CloseFrame { code, reason: reason.into() };
@@ -110,7 +108,12 @@ pub async fn finish(mut socket: Socket, end: End) {
             return;
         }
     }
-    let stream = socket.get_mut();
+    depart(socket.get_mut()).await;
+}
+
+/// FIN, then what the peer still sends is read and thrown away, for a bounded time: a socket that is closed with bytes
+/// unread resets the connection, and the reset overtakes what we said last.
+async fn depart(stream: &mut TcpStream) {
     if stream.shutdown().await.is_ok() {
         let mut rest = [0; 1024];
         let drained = async { while matches!(stream.read(&mut rest).await, Ok(1..)) {} };
@@ -123,7 +126,7 @@ enum Head {
     TooLong,
 }
 
-/// Up to the empty line. It is parsed once, when it is whole: parsing at every read would let a slow peer cost us its square.
+/// Up to the empty line. It is parsed once, when it is whole: parsing at each read would cost its square.
 async fn read_head(stream: &mut TcpStream) -> io::Result<Head> {
     let mut head = Vec::with_capacity(1 << 10);
     loop {
@@ -203,6 +206,6 @@ async fn refuse<T>(mut stream: TcpStream, refusal: &Refusal) -> io::Result<T> {
          Connection: close\r\n\r\n{words}"
     );
     stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await?;
+    depart(&mut stream).await;
     Err(io::Error::new(io::ErrorKind::InvalidData, *status))
 }

@@ -1,6 +1,6 @@
 //! Pages that are built in: a request's head in, a whole response out; no I/O.
 //!
-//! A page is one file with one inline style and one inline script. Both run by their hash, so that a Content-Security-Policy
+//! A page is one file with one inline style and one inline script. Both run by their hash: a Content-Security-Policy
 //! without `unsafe-inline` protects the page from whatever else might ever get into it.
 
 use std::sync::LazyLock;
@@ -84,7 +84,7 @@ impl Built {
         }
     }
 
-    /// `'self'` in `connect-src` covers WebSockets of the same origin in CSP level 3 only; older browsers need the host.
+    /// In `connect-src`, `'self'` covers WebSockets of the same origin in CSP level 3 only; the host serves older ones.
     fn policy(&self, host: Option<&str>) -> String {
         let Self { script, style, .. } = self;
         let sockets = host.map(|host| format!(" ws://{host} wss://{host}")).unwrap_or_default();
@@ -101,7 +101,7 @@ fn inline<'a>(text: &'a str, tag: &str) -> &'a str {
     rest.split_once(&format!("</{tag}>")).expect("a built-in page closes its tags").0
 }
 
-/// By way of the TLS provider, which is here anyway: a hash crate for two hashes at start-up would be one more to trust.
+/// By way of the TLS provider, which is here anyway: a hash crate for two hashes at start-up is one more to trust.
 fn sha256(bytes: &[u8]) -> Vec<u8> {
     let suite = TLS13_AES_128_GCM_SHA256.tls13().expect("it is a TLS 1.3 suite");
     suite.common.hash_provider.hash(bytes).as_ref().to_vec()

@@ -58,7 +58,7 @@ pub enum TlsProblem {
          request it anew with its names there"
     )]
     NoNames,
-    #[error("is missing, but {} is there: restore it, or remove the other one too and a new pair is made", other.display())]
+    #[error("is missing, but {} is there: restore it, or remove that one too and a new pair is made", other.display())]
     HalfPair { other: PathBuf },
     #[error("is there already and is never overwritten: choose another folder, or move the file away")]
     Exists,

@@ -54,6 +54,8 @@ pub struct Leg<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     pub fn new(io: S, early: Bytes, side: Side, scanner: Scanner, now: Instant) -> Self {
+        // Also an empty rest keeps the 8 KiB alive that its head was read into.
+        let early = if early.is_empty() { Bytes::new() } else { early };
         Leg {
             io,
             side,

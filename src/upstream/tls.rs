@@ -33,7 +33,7 @@ const SESSIONS_KEPT: usize = 64;
 pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match &tls.ca {
         Some((path, at)) => pem::roots(path).map_err(|error| TlsError::pem(*at, error))?,
-        None => system_roots()?,
+        None => gather(rustls_native_certs::load_native_certs())?,
     };
     let builder = ClientConfig::builder_with_provider(identity::provider())
         .with_protocol_versions(&[&TLS13, &TLS12])
@@ -72,8 +72,7 @@ fn with_client(
 }
 
 /// A system's store may hold a certificate that webpki refuses; the others serve.
-fn system_roots() -> Result<RootCertStore, TlsError> {
-    let found = rustls_native_certs::load_native_certs();
+fn gather(found: rustls_native_certs::CertificateResult) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
     match added {
@@ -82,5 +81,40 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
             Err(TlsError::new(Position::default(), None, problem))
         }
         _ => Ok(roots),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_without_roots_is_told_what_to_do() {
+        let error = gather(rustls_native_certs::CertificateResult::default()).unwrap_err();
+        assert!(error.to_string().contains("install the package ca-certificates, or name a file with `ca`"), "{error}");
+        assert_eq!(error.path(), None);
+    }
+
+    #[test]
+    fn server_names() {
+        let configured = Some("inner.example.com");
+        let rows = [
+            ("a host name", None, "chat.example.com", Some("chat.example.com")),
+            ("an absolute name", None, "chat.example.com.", Some("chat.example.com")),
+            ("an IPv4 address", None, "192.0.2.1", Some("192.0.2.1")),
+            ("an IPv6 address", None, "2001:db8::1", Some("2001:db8::1")),
+            ("a configured name wins", configured, "192.0.2.1", configured),
+            ("a name that is not ASCII", None, "b\u{fc}cher.example", None),
+            ("nothing", None, "", None),
+            ("a name with a port", None, "example.com:443", None),
+        ];
+        for (what, server_name_, host, expected) in rows {
+            let tls = UpstreamTls { server_name: server_name_.map(str::to_owned), ..UpstreamTls::default() };
+            let found = server_name(&tls, host).map(|name| name.to_str().into_owned());
+            match expected {
+                Some(expected) => assert_eq!(found.unwrap(), expected, "{what}"),
+                None => assert!(found.unwrap_err().to_string().contains("set `server_name`"), "{what}"),
+            }
+        }
     }
 }

@@ -168,9 +168,12 @@ fn is_expired_development(certificate: &Path) -> bool {
     })
 }
 
-/// What cannot be looked at counts as there, so that it is never replaced.
+/// What may not be looked at counts as there, so that it is never replaced: [`super::load`] says why.
 fn exists(path: &Path) -> bool {
-    path.try_exists().unwrap_or(true)
+    match path.try_exists() {
+        Ok(exists) => exists,
+        Err(error) => error.kind() != io::ErrorKind::NotADirectory,
+    }
 }
 
 /// Writes the file under a temporary name and renames it, so that nobody ever reads half of it.
