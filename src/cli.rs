@@ -12,8 +12,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tidegate::config::model::{ClientAuth, ListenerTls, Position};
 use tidegate::config::{self, Loaded, Problems};
-use tidegate::listen::tls;
-use tidegate::{backend, gateway, observe};
+use tidegate::{backend, gateway, listen, observe, upstream};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -185,7 +184,7 @@ fn stop_on_signal(stop: CancellationToken) -> io::Result<impl Future<Output = ()
 }
 
 fn make_certificate(args: &CertArgs) -> Result<(), Failure> {
-    let (certificate, key) = tls::make_certificate(&args.names, &args.out)?;
+    let (certificate, key) = listen::tls::make_certificate(&args.names, &args.out)?;
     print(&format!("{}\n{}\n", certificate.display(), key.display()))
 }
 
@@ -210,19 +209,31 @@ fn load(args: &ConfigArg) -> Result<Loaded, Problems> {
 
 /// Loads what TLS needs, so that a wrong certificate is told with its line.
 fn check_certificates(loaded: &Loaded) -> Result<(), Problems> {
-    let wrong = loaded.config.listeners.iter().enumerate().filter_map(|(index, listener)| {
+    let Loaded { config, source, .. } = loaded;
+    let listeners = config.listeners.iter().enumerate().filter_map(|(index, listener)| {
         let tls = listener.tls.as_ref()?;
         let first = &tls.certificates[0];
         // The first start makes them; a check makes nothing.
         if tls.development && !first.certificate.exists() && !first.key.exists() {
             return None;
         }
-        let error = tls::load(tls).err()?;
-        let key = key_at(tls, error.at());
-        let key = format!("listener[{}].tls{key}", index + 1);
-        Some(loaded.source.problem(error.at(), key, sentences(&error).join(": "), None))
+        let error = listen::tls::load(tls).err()?;
+        let key = format!("listener[{}].tls{}", index + 1, key_at(tls, error.at()));
+        Some(source.problem(error.at(), key, sentences(&error).join(": "), None))
     });
-    Problems::collect(wrong).map_or(Ok(()), Err)
+    let upstreams = config.upstreams.values().filter_map(|upstream| {
+        upstream.servers.iter().find(|server| server.tls)?;
+        let error = upstream::tls::client_config(&upstream.tls).err()?;
+        let key = match (&upstream.tls.ca, &upstream.tls.client) {
+            (Some((_, at)), _) if *at == error.at() => ".ca",
+            (_, Some(files)) if files.certificate_at == error.at() => ".certificate",
+            (_, Some(files)) if files.key_at == error.at() => ".key",
+            _ => "",
+        };
+        let key = format!("upstream.{}.tls{key}", upstream.name);
+        Some(source.problem(error.at(), key, sentences(&error).join(": "), None))
+    });
+    Problems::collect(listeners.chain(upstreams)).map_or(Ok(()), Err)
 }
 
 /// Which key of a listener's `tls` stands at a position.

@@ -12,12 +12,19 @@ use super::model::Position;
 pub struct Source {
     file: PathBuf,
     text: String,
+    /// Where each line begins: a file of thousands of routes asks for as many places.
+    lines: Vec<usize>,
 }
 
 impl Source {
     /// `file` is the name that problems show; relative paths in the text start from its folder.
     pub fn new(file: impl Into<PathBuf>, text: impl Into<String>) -> Self {
-        Self { file: file.into(), text: text.into() }
+        let text = text.into();
+        // A byte order mark stands in no column.
+        let first = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+        let breaks = text.match_indices('\n').map(|(newline, _)| newline + 1);
+        let lines = std::iter::once(first).chain(breaks).collect();
+        Self { file: file.into(), text, lines }
     }
 
     pub fn file(&self) -> &Path {
@@ -53,16 +60,19 @@ impl Source {
 
     /// The place of a byte of the text.
     pub(super) fn position(&self, offset: usize) -> Position {
-        let offset = self.text.floor_char_boundary(offset.min(self.text.len()));
-        let before = &self.text[..offset];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let bom = if line_start == 0 && before.starts_with('\u{feff}') { 1 } else { 0 };
-        Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() - bom + 1 }
+        let mut offset = offset.min(self.text.len());
+        while !self.text.is_char_boundary(offset) {
+            offset -= 1;
+        }
+        let line = self.lines.partition_point(|start| *start <= offset).max(1);
+        let before = self.text.get(self.lines[line - 1]..offset).unwrap_or("");
+        Position { line, column: before.chars().count() + 1 }
     }
 
     fn line(&self, number: usize) -> &str {
-        let index = number.wrapping_sub(1);
-        self.text.trim_start_matches('\u{feff}').lines().nth(index).unwrap_or("")
+        let start = number.checked_sub(1).and_then(|index| self.lines.get(index));
+        let rest = start.and_then(|start| self.text.get(*start..));
+        rest.and_then(|rest| rest.lines().next()).unwrap_or("")
     }
 }
 
@@ -175,7 +185,7 @@ fn token_width(rest: &[char]) -> usize {
         Some('"') => until(&|i| rest[i] == '"' && rest[i - 1] != '\\') + 1,
         Some('\'') => until(&|i| rest[i] == '\'') + 1,
         Some('[') => until(&|i| rest[i] != '[' && rest[i - 1] == ']'),
-        Some('{') => until(&|i| rest[i] == '}') + 1,
+        Some('{' | '$') => until(&|i| rest[i] == '}') + 1,
         Some(_) => until(&|i| !(rest[i].is_alphanumeric() || "_-.:+".contains(rest[i]))),
         None => 1,
     }

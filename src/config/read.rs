@@ -90,21 +90,28 @@ impl<'f, 's> Reader<'f, 's> {
         self.entries.iter().find(|entry| entry.key == name).map(|entry| entry.node.at)
     }
 
+    /// The keys that the file has and the schema knows, with the places of their values. Ask before they are taken.
+    pub fn known_keys(&self) -> impl Iterator<Item = (&str, Position)> {
+        let entries = self.entries.iter().filter(|entry| self.schema.key(&entry.key).is_some());
+        entries.map(|entry| (entry.key.as_str(), entry.node.at))
+    }
+
     /// A value that is either written or has a default.
     pub fn value<T>(&mut self, name: &'static str, parse: impl Fn(&Node) -> Parsed<T>) -> Option<T> {
         let node = self.take(name)?;
         self.parsed(&self.path_of(name), &node, parse)
     }
 
-    /// Each element is read and refused on its own. `None` also where the list is left out.
-    pub fn list<T>(&mut self, name: &'static str, parse: impl Fn(&Node) -> Parsed<T>) -> Option<Vec<T>> {
+    /// Each element is read and refused on its own; one that was refused is `None`.
+    /// The list is `None` where it is left out or is no list.
+    pub fn list<T>(&mut self, name: &'static str, parse: impl Fn(&Node) -> Parsed<T>) -> Option<Vec<Option<T>>> {
         let node = self.take(name)?;
         let key = self.path_of(name);
         match &node.value {
             Value::List(list) => {
-                let read = |(index, node)| self.parsed(&format!("{key}[{}]", index + 1), node, &parse);
-                let values: Vec<Option<T>> = list.iter().enumerate().map(read).collect();
-                values.into_iter().collect()
+                let path = |index| format!("{key}[{}]", index + 1);
+                let read = |(index, node)| self.parsed(&path(index), node, &parse);
+                Some(list.iter().enumerate().map(read).collect())
             }
             Value::Broken => None,
             _ => {
@@ -125,29 +132,27 @@ impl<'f, 's> Reader<'f, 's> {
         }
     }
 
-    /// A list of tables.
-    pub fn tables(&mut self, name: &'static str) -> Vec<Reader<'f, 's>> {
-        let Some(node) = self.take(name) else {
-            return Vec::new();
-        };
+    /// A list of tables; `None` where it is something else.
+    pub fn tables(&mut self, name: &'static str) -> Option<Vec<Reader<'f, 's>>> {
+        let node = self.take(name)?;
         let key = self.path_of(name);
         match node.value {
-            Value::List(list) => list
-                .into_iter()
-                .enumerate()
-                .filter_map(|(index, node)| self.below(name, format!("{key}[{}]", index + 1), node))
-                .collect(),
-            Value::Broken => Vec::new(),
+            Value::List(list) => {
+                let path = |index| format!("{key}[{}]", index + 1);
+                let nodes = list.into_iter().enumerate();
+                Some(nodes.filter_map(|(index, node)| self.below(name, path(index), node)).collect())
+            }
+            Value::Broken => None,
             _ => {
-                let wrong = Wrong::new(format!("{} stands where a list of tables is wanted", node.kind()));
-                self.findings.wrong(node.at, &key, wrong.help(format!("write [[{key}]]")));
-                Vec::new()
+                let wrong = format!("{} stands where a list of tables is wanted", node.kind());
+                self.findings.wrong(node.at, &key, Wrong::new(wrong).help(format!("write [[{key}]]")));
+                None
             }
         }
     }
 
-    /// Tables by name, with the place of the name.
-    pub fn named(&mut self, name: &'static str) -> Vec<(String, Reader<'f, 's>)> {
+    /// Tables by name, with the place of each name. What is no table has its problem reported and is `None`.
+    pub fn named(&mut self, name: &'static str) -> Vec<(String, Position, Option<Reader<'f, 's>>)> {
         let Some(node) = self.take(name) else {
             return Vec::new();
         };
@@ -155,18 +160,25 @@ impl<'f, 's> Reader<'f, 's> {
         match node.value {
             Value::Table(entries) => entries
                 .into_iter()
-                .filter_map(|entry| {
+                .map(|entry| {
                     let path = format!("{key}.{}", entry.key);
-                    Some((entry.key, self.below(name, path, entry.node)?))
+                    let table = self.below(name, path, entry.node);
+                    (entry.key, entry.at, table)
                 })
                 .collect(),
             Value::Broken => Vec::new(),
             _ => {
-                let wrong = Wrong::new(format!("{} stands where named tables are wanted", node.kind()));
-                self.findings.wrong(node.at, &key, wrong.help(format!("write [{key}.NAME]")));
+                let wrong = format!("{} stands where named tables are wanted", node.kind());
+                let help = format!("write [{key}.NAME]");
+                self.findings.wrong(node.at, &key, Wrong::new(wrong).help(help));
                 Vec::new()
             }
         }
+    }
+
+    /// A problem of the table as a whole.
+    pub fn wrong_itself(&self, wrong: Wrong) {
+        self.findings.wrong(self.at, &self.path, wrong);
     }
 
     pub fn wrong(&self, at: Position, name: &str, wrong: Wrong) {

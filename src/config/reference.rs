@@ -39,8 +39,9 @@ fn table_of(key: &'static Key) -> Option<&'static Table> {
 /// The tables below a table stand behind its own keys, as TOML wants it.
 fn print_table(out: &mut String, key: &'static Key, above: &[&str], used: bool) {
     let Some(table) = table_of(key) else { return };
-    // A list of tables is empty by default; the first tables of the file are there to be looked at.
-    let used = used && !(above.len() > 0 && matches!(key.fallback, Fallback::Nothing(..) | Fallback::Default("[]")));
+    // The tables of the file itself are there to be looked at; those below them only where they hold by default.
+    let idle = matches!(key.fallback, Fallback::Nothing(..) | Fallback::Default("[]"));
+    let used = used && (above.is_empty() || !idle);
     let mut path = above.to_vec();
     path.push(key.name);
     if matches!(key.holds, Holds::Named(_)) {
@@ -74,8 +75,20 @@ fn mark(used: bool) -> &'static str {
     if used { "" } else { "#" }
 }
 
+/// As lines of at most 100 characters.
 fn comment(text: &str) -> String {
-    format!("# {text}\n")
+    const WIDTH: usize = 100;
+    let mut lines = vec![String::from("#")];
+    for word in text.split(' ') {
+        let line = lines.last().map_or(0, |line| line.chars().count());
+        if line + 1 + word.chars().count() > WIDTH {
+            lines.push(String::from("#"));
+        }
+        if let Some(line) = lines.last_mut() {
+            let _ = write!(line, " {word}");
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 // As Markdown.

@@ -26,7 +26,10 @@ pub fn summary(config: &Config) -> String {
     let mut out = String::new();
     for listener in &config.listeners {
         let tls = match &listener.tls {
-            Some(tls) => format!("  {}", tls.certificates[0].certificate.display()),
+            Some(tls) => {
+                let made = if tls.development { " (made where it is missing)" } else { "" };
+                format!("  {}{made}", tls.certificates[0].certificate.display())
+            }
             None => String::new(),
         };
         let _ = writeln!(out, "would listen on {}{tls}", url(listener, "ws", listener.address));

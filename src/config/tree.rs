@@ -67,11 +67,11 @@ pub(super) struct Tree {
 /// `env` gives the value of an environment variable.
 pub(super) fn parse(source: &Source, env: &dyn Fn(&str) -> Option<String>) -> Tree {
     let (root, errors) = DeTable::parse_recoverable(source.text());
-    let (mut problems, trusted_before) = syntax(source, &errors);
+    let (mut problems, trusted_before) = syntax(source, root.get_ref(), &errors);
     let mut grow = Grow { source, env, problems: Vec::new() };
     let root = grow.table(root.get_ref());
     problems.extend(grow.problems);
-    Tree { root, problems, incomplete: !errors.is_empty(), trusted_before }
+    Tree { root, problems, incomplete: errors.iter().any(|error| loses_keys(error.message())), trusted_before }
 }
 
 /// The value of a default, which is ours and so known to be right.
@@ -94,36 +94,66 @@ impl Node {
     }
 }
 
-/// The errors of the TOML parser, without those that only follow from an earlier one.
-fn syntax(source: &Source, errors: &[toml::de::Error]) -> (Vec<Problem>, usize) {
-    let mut found: Vec<(Position, &str)> = errors
-        .iter()
-        .map(|error| (source.position(error.span().map_or(0, |span| span.start)), error.message()))
-        .collect();
-    found.sort_by_key(|(at, _)| (at.line, at.column));
-    // A bracket that is never closed swallows the lines after it.
-    let swallowed = found
-        .iter()
-        .any(|(_, message)| message.starts_with("unclosed array, ") || message.starts_with("unclosed inline table"));
-    let trusted_before = match found.first() {
-        Some((at, _)) if swallowed => at.line,
-        _ => usize::MAX,
+const UNQUOTED: &str = "string values must be quoted";
+
+/// Whether keys may be unread because of an error. A value that is wrong in itself hides no other.
+fn loses_keys(message: &str) -> bool {
+    message != "duplicate key" && !message.starts_with(UNQUOTED)
+}
+
+/// The errors of the TOML parser, without those that only follow from an earlier one, and the line before which
+/// everything was read as it was meant.
+fn syntax(source: &Source, root: &DeTable<'_>, errors: &[toml::de::Error]) -> (Vec<Problem>, usize) {
+    let start = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+    let mut found: Vec<(usize, &str)> = errors.iter().map(|error| (start(error), error.message())).collect();
+    found.sort_by_key(|(offset, _)| *offset);
+
+    // A bracket that is never closed swallows the lines after it: it is the one thing to tell.
+    let swallows = |(_, message): &(usize, &str)| {
+        message.starts_with("unclosed array, ") || message.starts_with("unclosed inline table")
     };
-    found.retain(|(at, _)| at.line <= trusted_before);
+    let bracket = found.iter().find(|error| swallows(error)).and_then(|_| {
+        let first = found.first()?.0;
+        opened(root, first).map(|offset| source.position(offset))
+    });
+    let trusted_before = bracket.map_or(usize::MAX, |at| at.line);
+    let mut found: Vec<_> = found
+        .into_iter()
+        .map(|(offset, message)| (source.position(offset), message))
+        .filter(|(at, _)| at.line < trusted_before)
+        .collect();
     found.dedup_by_key(|(at, _)| at.line);
-    let problems = found.into_iter().map(|(at, message)| {
+
+    let told = found.into_iter().map(|(at, message)| {
         let help = match message {
-            "duplicate key" => Some("a key stands once in a table: remove one of them".to_owned()),
-            _ if message.starts_with("string values must be quoted") => {
-                Some("put strings, durations and sizes in quotes".to_owned())
-            }
-            _ if swallowed => Some("close the bracket; what follows could not be read".to_owned()),
+            "duplicate key" => Some("a key stands once in a table: remove one of them"),
+            _ if message.starts_with(UNQUOTED) => Some("put strings, durations and sizes in quotes"),
             _ => None,
         };
         let message = message.strip_suffix(", expected literal string").unwrap_or(message);
-        source.problem(at, "", format!("not valid TOML: {message}"), help)
+        let message = format!("not valid TOML: {message}");
+        source.problem(at, "", message, help.map(str::to_owned))
     });
-    (problems.collect(), trusted_before)
+    let unclosed = bracket.map(|at| {
+        let help = "close it; what follows could not be read".to_owned();
+        source.problem(at, "", "not valid TOML: this bracket is not closed", Some(help))
+    });
+    (told.chain(unclosed).collect(), trusted_before)
+}
+
+/// Where the innermost bracket that a place is in was opened.
+fn opened(table: &DeTable<'_>, offset: usize) -> Option<usize> {
+    table.iter().find_map(|(_, value)| opened_in(value, offset))
+}
+
+fn opened_in(value: &Spanned<DeValue<'_>>, offset: usize) -> Option<usize> {
+    let span = value.span();
+    let inner = match value.get_ref() {
+        DeValue::Array(list) => list.iter().find_map(|value| opened_in(value, offset)),
+        DeValue::Table(table) => opened(table, offset),
+        _ => return None,
+    };
+    inner.or_else(|| (span.start < offset && offset <= span.end).then_some(span.start))
 }
 
 struct Grow<'a> {

@@ -58,7 +58,14 @@ pub(super) fn text(node: &Node) -> Parsed<&str> {
 
 /// A reader of strings out of a reader of text.
 pub(super) fn string<T>(parse: impl Fn(&str) -> Parsed<T>) -> impl Fn(&Node) -> Parsed<T> {
-    move |node| parse(text(node)?)
+    move |node| match &node.value {
+        // A bare number is most often a quantity without its unit: that is what to say.
+        Value::Integer(number) => match parse(&number.to_string()) {
+            Ok(_) => text(node).map(|_| unreachable!("a number is no string")),
+            Err(wrong) => Err(wrong),
+        },
+        _ => parse(text(node)?),
+    }
 }
 
 pub(super) fn boolean(node: &Node) -> Parsed<bool> {
@@ -88,7 +95,7 @@ pub(super) fn number(range: RangeInclusive<u64>) -> impl Fn(&Node) -> Parsed<u64
         };
         match u64::try_from(number) {
             Ok(number) if range.contains(&number) => Ok(number),
-            _ if *range.end() >= u64::from(u32::MAX) => {
+            Ok(number) if number < *range.start() && *range.end() >= u64::from(u32::MAX) => {
                 Err(Wrong::new(format!("{number} is not allowed")).help(format!("at least {}", range.start())))
             }
             _ => Err(Wrong::new(format!("{number} is not allowed")).help(format!(
@@ -109,7 +116,9 @@ pub(super) fn or_off<T>(parse: impl Fn(&Node) -> Parsed<T>) -> impl Fn(&Node) ->
     move |node| match &node.value {
         Value::Text(text) if text == "off" => Ok(None),
         Value::Bool(false) => Err(Wrong::new("false does not turn this off").help("write \"off\"")),
-        _ => parse(node).map(Some),
+        _ => parse(node)
+            .map(Some)
+            .map_err(|wrong| Wrong { help: wrong.help.map(|help| format!("{help}, or \"off\"")), ..wrong }),
     }
 }
 
@@ -150,9 +159,12 @@ pub(super) fn duration(text: &str) -> Parsed<Duration> {
 }
 
 pub(super) fn duration_or_zero(text: &str) -> Parsed<Duration> {
-    let help = "a whole number and a unit: \"500ms\", \"30s\", \"5m\", \"1h\", \"2d\"";
-    let (count, unit) =
-        quantity(text, &DURATION_UNITS).ok_or_else(|| Wrong::new(format!("{text:?} is not a duration")).help(help))?;
+    let (count, unit) = quantity(text, &DURATION_UNITS).map_err(|near| {
+        Wrong::new(format!("{text:?} is not a duration")).help(match near {
+            Some(near) => format!("write {near:?}"),
+            None => "a whole number and a unit: \"500ms\", \"30s\", \"5m\", \"1h\", \"2d\"".to_owned(),
+        })
+    })?;
     count
         .checked_mul(unit)
         .map(Duration::from_millis)
@@ -162,9 +174,12 @@ pub(super) fn duration_or_zero(text: &str) -> Parsed<Duration> {
 
 /// A size in bytes, above zero.
 pub(super) fn size(text: &str) -> Parsed<u64> {
-    let help = "a whole number and a unit: \"512B\", \"64KiB\", \"16MiB\", \"1GiB\", or \"64KB\", \"16MB\", \"1GB\"";
-    let (count, unit) =
-        quantity(text, &SIZE_UNITS).ok_or_else(|| Wrong::new(format!("{text:?} is not a size")).help(help))?;
+    let (count, unit) = quantity(text, &SIZE_UNITS).map_err(|near| {
+        Wrong::new(format!("{text:?} is not a size")).help(match near {
+            Some(near) => format!("write {near:?}"),
+            None => "a whole number and a unit: \"512B\", \"64KiB\", \"16MiB\", \"1GB\"".to_owned(),
+        })
+    })?;
     match count.checked_mul(unit) {
         Some(0) => Err(Wrong::new("a size of zero makes no sense here")),
         // A frame's length has 63 bits (RFC 6455 section 5.2).
@@ -184,11 +199,27 @@ pub(super) fn rate(text: &str) -> Parsed<Rate> {
     Ok(Rate { count, per: Duration::from_secs(*seconds) })
 }
 
-fn quantity(text: &str, units: &[(&str, u64)]) -> Option<(u64, u64)> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+/// A number and the factor of its unit; or, of what is close to one, how it would be written.
+fn quantity(text: &str, units: &[(&str, u64)]) -> Result<(u64, u64), Option<String>> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (count, unit) = text.split_at(digits);
-    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
-    Some((whole(count)?, *factor))
+    let exact = units.iter().find(|(name, _)| *name == unit);
+    if let (Some(count), Some((_, factor))) = (whole(count), exact) {
+        return Ok((count, *factor));
+    }
+    let plain_unit = if units[0].0 == "B" { "B" } else { "s" };
+    let unit = match unit.trim_start() {
+        "" => plain_unit.to_lowercase(),
+        unit => unit.to_lowercase(),
+    };
+    let is_word = !count.is_empty() && unit.chars().all(char::is_alphabetic);
+    let same = |(name, _): &&(&str, u64)| name.to_lowercase() == unit;
+    let begins = |(name, _): &&(&str, u64)| name.to_lowercase().starts_with(&unit[..1]);
+    let near = || units.iter().find(same).or_else(|| units.iter().find(begins));
+    Err(match is_word && unit.is_ascii() {
+        true => near().map(|(name, _)| format!("{count}{name}")),
+        false => None,
+    })
 }
 
 /// Digits alone: `u64::from_str` would take a sign as well.
@@ -207,7 +238,8 @@ pub(super) fn show_size(bytes: u64) -> String {
 }
 
 fn show(count: u64, units: &[(&str, u64)]) -> String {
-    let (name, factor) = units.iter().rev().find(|(_, factor)| count != 0 && count % factor == 0).unwrap_or(&units[0]);
+    let (name, factor) =
+        units.iter().rev().find(|(_, factor)| count != 0 && count.is_multiple_of(*factor)).unwrap_or(&units[0]);
     format!("{}{name}", count / factor)
 }
 
@@ -338,6 +370,15 @@ pub(super) fn host_name(text: &str) -> Parsed<String> {
     Ok(name)
 }
 
+/// A host that can have others below it.
+fn domain_name(text: &str) -> Parsed<String> {
+    let name = host_name(text)?;
+    match name.parse::<IpAddr>() {
+        Ok(_) => Err(Wrong::new(format!("nothing is below the address {text}"))),
+        Err(_) => Ok(name),
+    }
+}
+
 /// The `host` of a route.
 pub(super) fn host_pattern(text: &str) -> Parsed<HostPattern> {
     if text == "*" {
@@ -354,7 +395,7 @@ pub(super) fn host_pattern(text: &str) -> Parsed<HostPattern> {
         return Err(Wrong::new("a host has no port: listeners decide on ports").help(format!("write {name:?}")));
     }
     match text.strip_prefix("*.") {
-        Some(below) => host_name(below).map(HostPattern::Below),
+        Some(below) => domain_name(below).map(HostPattern::Below),
         None => host_name(text).map(HostPattern::Exact),
     }
 }
@@ -404,6 +445,7 @@ pub(super) fn origin(text: &str) -> Parsed<OriginPattern> {
         );
     }
     let (host, port) = authority_parts(authority)?;
+    let host = if below { domain_name(&host)? } else { host };
     let default_port = match scheme.as_str() {
         "http" => Some(80),
         "https" => Some(443),
@@ -510,3 +552,6 @@ fn escape(bytes: &mut std::str::Bytes<'_>) -> Option<u8> {
     let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
     u8::try_from(high * 16 + low).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! `[[route]]`: one at a time, then against each other.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use crate::config::model::{
+    Compression, Heartbeat, HostPattern, OriginPattern, Origins, Page, PingMode, Position, Refuse, RelayRules, Route,
+    Subprotocols, Target,
+};
+use crate::config::read::Reader;
+use crate::config::show;
+use crate::config::tree::Node;
+use crate::config::value::{self, Wrong, boolean, nearest, number, one_of, or_off, show_duration, string};
+
+use super::{Upstreams, all, repeated};
+
+/// A route whose name may still be missing, with the places that the other routes are compared at.
+pub(super) struct RouteRead {
+    key: String,
+    at: Position,
+    name: Option<(String, Position)>,
+    /// What it matches, when both could be read.
+    matches: Option<(HostPattern, String)>,
+    pub upstream: Option<String>,
+    route: Option<Route>,
+}
+
+pub(super) fn route(mut table: Reader<'_, '_>, upstreams: &Upstreams) -> RouteRead {
+    let at = table.at();
+    warn_of_idle_keys(&table);
+    let name = table.value("name", |node| Ok((string(value::name)(node)?, node.at)));
+    let host_written = table.written("host").is_some();
+    let host = table.value("host", string(value::host_pattern));
+    let host = if host_written { host } else { Some(HostPattern::Any) };
+    let encoded_slashes = table.value("encoded_slashes", boolean);
+    let path = table.value("path", string(|text| value::path(text, encoded_slashes == Some(true))));
+    let subprotocols = subprotocols(&mut table);
+    let host_header_written = table.written("host_header").is_some();
+    let host_header = table.value("host_header", string(value::host_header));
+    let origins = origins(&mut table);
+    let (upstream, target) = target(&mut table, upstreams);
+    let relay = relay_rules(&mut table);
+    let refuse = table.value("refuse", one_of(&[("http", Refuse::Http), ("close", Refuse::Close)]));
+    let (key, matches) = (table.path().to_owned(), host.zip(path));
+    table.finish();
+
+    let build = || {
+        let (host, path) = matches.clone()?;
+        Some(Route {
+            name: String::new(),
+            host,
+            path,
+            encoded_slashes: encoded_slashes?,
+            target: target?,
+            origins: origins?,
+            subprotocols: subprotocols?,
+            host_header: if host_header_written { Some(host_header?) } else { None },
+            relay: relay?,
+            refuse: refuse?,
+        })
+    };
+    let route = build();
+    RouteRead { key, at, name, matches, upstream, route }
+}
+
+/// A page is plain HTTP and opens no session: what rules sessions has no effect there.
+fn warn_of_idle_keys(table: &Reader<'_, '_>) {
+    const OF_A_PAGE: [&str; 5] = ["name", "host", "path", "page", "encoded_slashes"];
+    if table.written("page").is_some() && table.written("upstream").is_none() {
+        for (key, at) in table.known_keys().filter(|(key, _)| !OF_A_PAGE.contains(key)) {
+            table.warn(at, key, Wrong::new("has no effect on a page"));
+        }
+    }
+}
+
+/// The name of the upstream, even where there is none of that name, and the target.
+fn target(table: &mut Reader<'_, '_>, upstreams: &Upstreams) -> (Option<String>, Option<Target>) {
+    let (upstream_at, page_at) = (table.written("upstream"), table.written("page"));
+    let upstream = table.value("upstream", |node| Ok((value::text(node)?.to_owned(), node.at)));
+    let page = table.value("page", one_of(&[("chat", Page::Chat)]));
+    match (upstream_at, page_at) {
+        (Some(_), Some(at)) => {
+            let wrong = Wrong::new("stands beside `upstream`: a route has one target");
+            table.wrong(at, "page", wrong.help("remove one of them"));
+        }
+        (None, None) => {
+            let wrong = Wrong::new("is missing: a route needs a target");
+            table.absent(table.at(), "upstream", wrong.help("add `upstream = \"NAME\"`, or `page = \"chat\"`"));
+        }
+        (None, Some(_)) | (Some(_), None) => {}
+    }
+    let Some((name, at)) = upstream else {
+        return (None, page.map(Target::Page));
+    };
+    let target = match upstreams.get(&name) {
+        Some((_, upstream)) => upstream.clone().map(Target::Upstream),
+        None => {
+            let known: Vec<&str> = upstreams.keys().map(String::as_str).collect();
+            let known_list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let wrong = Wrong::new(format!("no upstream {name:?} (known: {known_list})"));
+            let wrong = match nearest(&name, known) {
+                Some(near) => wrong.help(format!("did you mean {near:?}?")),
+                None => wrong.help(format!("add [upstream.{name}]")),
+            };
+            table.absent(at, "upstream", wrong);
+            None
+        }
+    };
+    (Some(name), target)
+}
+
+/// One entry of `origins`.
+enum Allowed {
+    Any,
+    None,
+    SameOrigin,
+    Pattern(OriginPattern),
+}
+
+fn origins(table: &mut Reader<'_, '_>) -> Option<Origins> {
+    let at = table.written("origins").unwrap_or(table.at());
+    let list = table.list(
+        "origins",
+        string(|text| match text {
+            "any" => Ok(Allowed::Any),
+            "none" => Ok(Allowed::None),
+            "same-origin" => Ok(Allowed::SameOrigin),
+            _ => value::origin(text).map(Allowed::Pattern),
+        }),
+    )?;
+    if list.is_empty() {
+        let wrong = Wrong::new("an empty list would refuse everyone");
+        table.wrong(at, "origins", wrong.help("leave it out for [\"same-origin\", \"none\"], or write [\"any\"]"));
+    }
+    let mut origins = Origins { any: false, none: false, same_origin: false, list: Vec::new() };
+    let (count, sound) = (list.len(), list.iter().all(Option::is_some));
+    for allowed in list.into_iter().flatten() {
+        match allowed {
+            Allowed::Any => origins.any = true,
+            Allowed::None => origins.none = true,
+            Allowed::SameOrigin => origins.same_origin = true,
+            Allowed::Pattern(pattern) if origins.list.contains(&pattern) => {}
+            Allowed::Pattern(pattern) => origins.list.push(pattern),
+        }
+    }
+    if origins.any && count > 1 {
+        let wrong = Wrong::new("\"any\" stands beside others, which it would make meaningless");
+        table.wrong(at, "origins", wrong.help("write [\"any\"] alone, or leave \"any\" out"));
+    }
+    sound.then_some(origins)
+}
+
+fn subprotocols(table: &mut Reader<'_, '_>) -> Option<Subprotocols> {
+    let at = table.written("subprotocols");
+    let list = table.list("subprotocols", |node| Ok((string(value::subprotocol)(node)?, node.at)));
+    let require = table.value("subprotocol_required", boolean);
+    let good: Vec<_> = list.iter().flatten().flatten().collect();
+    for ((name, at), _) in repeated(&good, |(name, at)| (name.clone(), *at)) {
+        let wrong = Wrong::new(format!("{name:?} stands twice in the list"));
+        table.wrong(*at, "subprotocols", wrong.help("remove one of them"));
+    }
+    if let (Some([]), Some(true), Some(at)) = (list.as_deref(), require, at) {
+        let wrong = Wrong::new("an empty list and `subprotocol_required` refuse everyone");
+        table.wrong(at, "subprotocols", wrong.help("name a subprotocol"));
+    }
+    let list = match (at, list) {
+        (None, _) => None,
+        (Some(_), list) => Some(all(list?)?.into_iter().map(|(name, _)| name).collect()),
+    };
+    Some(Subprotocols { list, require: require? })
+}
+
+fn relay_rules(table: &mut Reader<'_, '_>) -> Option<RelayRules> {
+    let (frame_at, message_at) = (table.written("frame_bytes_max"), table.written("message_bytes_max"));
+    let heartbeat_at = table.written("heartbeat");
+    let size_or_off = |node: &Node| Ok(or_off(string(value::size))(node)?.unwrap_or(u64::MAX));
+
+    let heartbeat = heartbeat(table);
+    let idle_timeout = table.value("idle_timeout", or_off(string(value::duration)));
+    let max_age = table.value("max_age", or_off(string(value::duration)));
+    let frame_timeout = table.value("frame_timeout", string(value::duration));
+    let close_timeout = table.value("close_timeout", string(value::duration));
+    let mut frame_bytes_max = table.value("frame_bytes_max", size_or_off);
+    let message_bytes_max = table.value("message_bytes_max", size_or_off);
+    let fragments_max = table.value("fragments_max", or_off(number(1..=u64::from(u32::MAX))));
+    let ping = table.value("ping", one_of(&[("answer", PingMode::Answer), ("forward", PingMode::Forward)]));
+    let compression = table.value("compression", one_of(&[("pass", Compression::Pass), ("off", Compression::Off)]));
+    let strict = table.value("strict", boolean);
+
+    if let (Some(frame), Some(message)) = (frame_bytes_max, message_bytes_max)
+        && frame > message
+    {
+        match frame_at {
+            // An operator who lowers the message alone means both.
+            None => frame_bytes_max = Some(message),
+            Some(at) => {
+                let default = if message_at.is_none() { ", the default" } else { "" };
+                let show = |bytes| {
+                    if bytes == u64::MAX { "off".to_owned() } else { value::show_size(bytes) }
+                };
+                let (frame, message) = (show(frame), show(message));
+                let wrong = Wrong::new(format!("{frame} is above `message_bytes_max` ({message}{default})"));
+                table.wrong(
+                    at,
+                    "frame_bytes_max",
+                    wrong.help("a message is at least one frame: raise that one as well"),
+                );
+            }
+        }
+    }
+    if let (Some(Some(heartbeat)), Some(at)) = (heartbeat, heartbeat_at)
+        && heartbeat.timeout > heartbeat.interval
+    {
+        let dead_after = show_duration(heartbeat.interval + heartbeat.timeout);
+        let wrong =
+            Wrong::new(format!("`timeout` is longer than `interval`: a dead peer is noticed after {dead_after}"));
+        table.warn(at, "heartbeat", wrong);
+    }
+    Some(RelayRules {
+        heartbeat: heartbeat?,
+        idle_timeout: idle_timeout?,
+        max_age: max_age?,
+        frame_timeout: frame_timeout?,
+        close_timeout: close_timeout?,
+        frame_bytes_max: frame_bytes_max?,
+        message_bytes_max: message_bytes_max?,
+        fragments_max: fragments_max?.and_then(|count| NonZeroU32::new(count as u32)),
+        ping: ping?,
+        compression: compression?,
+        strict: strict?,
+    })
+}
+
+/// `Some(None)` is `"off"`.
+fn heartbeat(table: &mut Reader<'_, '_>) -> Option<Option<Heartbeat>> {
+    let Some(mut beat) = table.table("heartbeat") else {
+        return Some(None);
+    };
+    let interval = beat.value("interval", string(value::duration));
+    let timeout = beat.value("timeout", string(value::duration));
+    beat.finish();
+    Some(Some(Heartbeat { interval: interval?, timeout: timeout? }))
+}
+
+/// Gives each route without a name one made of what it matches.
+pub(super) fn named(routes: Vec<RouteRead>) -> Option<Vec<Arc<Route>>> {
+    let mut taken: Vec<String> = routes.iter().filter_map(|read| Some(read.name.as_ref()?.0.clone())).collect();
+    let mut list = Vec::new();
+    for read in routes {
+        let mut route = read.route?;
+        route.name = match read.name {
+            Some((name, _)) => name,
+            None => {
+                let name = format!("{}{}", show::host(&route.host), route.path);
+                let others = (2..).map(|count| format!("{name}#{count}"));
+                let free = std::iter::once(name.clone()).chain(others).find(|name| !taken.contains(name))?;
+                taken.push(free.clone());
+                free
+            }
+        };
+        list.push(Arc::new(route));
+    }
+    Some(list)
+}
+
+pub(super) fn routes_differ(root: &Reader<'_, '_>, routes: &[RouteRead]) {
+    let names: Vec<_> =
+        routes.iter().filter_map(|read| read.name.as_ref().map(|(name, at)| (name, *at, &read.key))).collect();
+    for ((name, at, key), first) in repeated(&names, |(name, at, _)| (*name, *at)) {
+        let wrong = Wrong::new(format!("the name {name:?} is taken in line {first} already"));
+        root.wrong(*at, &format!("{key}.name"), wrong.help("choose another name"));
+    }
+    let matches: Vec<_> =
+        routes.iter().filter_map(|read| read.matches.as_ref().map(|matches| (matches, read))).collect();
+    for (((host, path), read), first) in repeated(&matches, |(matches, read)| (*matches, read.at)) {
+        let host = match show::host(host) {
+            host if host.is_empty() => "any host".to_owned(),
+            host => format!("host {host}"),
+        };
+        let wrong = Wrong::new(format!("{host} with path {path} belongs to the route in line {first} already"));
+        root.wrong(read.at, &read.key, wrong.help("change `path` or `host`, or remove one of the routes"));
+    }
+}

@@ -1,0 +1,56 @@
+//! `[upstream.NAME]`.
+
+use std::sync::Arc;
+
+use crate::config::model::{Position, Server, Upstream, UpstreamTls};
+use crate::config::problem::Source;
+use crate::config::read::Reader;
+use crate::config::value::{self, Wrong, string};
+
+use super::listener::certificate_pair;
+use super::{all, file, repeated};
+
+pub(super) fn upstream(name: &str, mut table: Reader<'_, '_>, source: &Source) -> Option<Arc<Upstream>> {
+    if let Err(wrong) = value::name(name) {
+        table.wrong_itself(wrong);
+    }
+    let servers_at = table.written("servers");
+    let servers = table.list("servers", |node| Ok((string(value::server)(node)?, node.at)));
+    let connect_timeout = table.value("connect_timeout", string(value::duration));
+    let handshake_timeout = table.value("handshake_timeout", string(value::duration));
+    let tls_at = table.written("tls");
+    let tls = table.table("tls").and_then(|tls| upstream_tls(tls, source));
+    let good: Vec<_> = servers.iter().flatten().flatten().collect();
+    if let (Some(servers), Some(at)) = (&servers, servers_at) {
+        if servers.is_empty() {
+            let wrong = Wrong::new("at least one server is needed");
+            table.wrong(at, "servers", wrong.help("like [\"ws://127.0.0.1:9000\"]"));
+        }
+        let plain = servers.iter().all(|server| matches!(server, Some((server, _)) if !server.tls));
+        if let (true, Some(at)) = (plain, tls_at) {
+            table.warn(at, "tls", Wrong::new("has no effect: no server is wss://"));
+        }
+    }
+    let parts =
+        |(server, at): &&'_ (Server, Position)| ((server.address.clone(), server.tls, server.base.clone()), *at);
+    for ((server, at), _) in repeated(&good, parts) {
+        let wrong = Wrong::new(format!("{} stands twice in the list", server.text));
+        table.wrong(*at, "servers", wrong.help("remove one of them"));
+    }
+    table.finish();
+    Some(Arc::new(Upstream {
+        name: name.to_owned(),
+        servers: all(servers?)?.into_iter().map(|(server, _)| server).collect(),
+        connect_timeout: connect_timeout?,
+        handshake_timeout: handshake_timeout?,
+        tls: tls?,
+    }))
+}
+
+fn upstream_tls(mut table: Reader<'_, '_>, source: &Source) -> Option<UpstreamTls> {
+    let ca = table.value("ca", file(source));
+    let server_name = table.value("server_name", string(value::server_name));
+    let client = certificate_pair(&mut table, source);
+    table.finish();
+    Some(UpstreamTls { ca, server_name, client: client.ok()? })
+}
