@@ -59,11 +59,17 @@ pub enum StartError {
     #[error("the embedded {kind} server cannot listen on {address}{}", hint(.source))]
     Backend { kind: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(Box<TlsError>),
     #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
     #[error("upstream {name}")]
-    UpstreamTls { name: String, source: TlsError },
+    UpstreamTls { name: String, source: Box<TlsError> },
+}
+
+impl From<TlsError> for StartError {
+    fn from(error: TlsError) -> Self {
+        StartError::Tls(Box::new(error))
+    }
 }
 
 /// The next step for the commonest failures of bind.
@@ -136,7 +142,7 @@ impl Gateway {
             let tls = secure
                 .then(|| upstream::tls::client_config(&upstream.tls))
                 .transpose()
-                .map_err(|source| StartError::UpstreamTls { name: upstream.name.clone(), source })?;
+                .map_err(|source| StartError::UpstreamTls { name: upstream.name.clone(), source: Box::new(source) })?;
             pools.insert(upstream.name.clone(), Pool::new(upstream.clone(), tls));
         }
         let backends = CancellationToken::new();
@@ -192,7 +198,9 @@ impl Door {
     fn open(listener: &Listener) -> Result<Door, StartError> {
         let tls = match &listener.tls {
             Some(tls) => {
-                tls::ensure_development(tls)?;
+                if let Some(made) = tls::ensure_development(tls)? {
+                    tracing::info!("{made}");
+                }
                 Some(TlsAcceptor::from(tls::load(tls)?))
             }
             None => None,
