@@ -1,4 +1,4 @@
-//! What the gateway runs on. Built only by [`super::check`] (and by tests): every value here is already valid.
+//! What the gateway runs on. Built only by [`super::parse`] (and by tests): every value here is already valid.
 //!
 //! Durations are [`Duration`], sizes are bytes. "Off" is `None`. Names follow `config.toml`.
 

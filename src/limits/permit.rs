@@ -15,7 +15,7 @@ pub struct Gauge {
     max: usize,
 }
 
-/// One place of a [`Gauge`].
+/// One place of what is limited.
 #[derive(Debug)]
 pub struct Permit(Arc<Gauge>);
 

@@ -1,7 +1,7 @@
 //! Which route serves a request, and under which path the upstream sees it.
 //!
-//! Matching works on the path's normal form, forwarding on the client's bytes. A path that an upstream could read otherwise
-//! than we did is refused: it would pass the rules of one route and be served as another's.
+//! Matching works on the path's normal form, forwarding on the client's bytes. A path that an upstream could read
+//! otherwise than we did is refused: it would pass the rules of one route and be served as another's.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::proto::handshake::Refusal;
 /// wildcard, then any), then the longest path prefix, then the first in the file.
 ///
 /// # Errors
-/// When the path is refused, when it holds an encoded slash and the route does not allow them, or when no route matches.
+/// When the path is refused, when it holds an encoded slash and the route does not allow them, or when no route
+/// matches.
 pub fn find<'a>(routes: &'a [Arc<Route>], host: &Host, path: &str) -> Result<&'a Arc<Route>, Refusal> {
     let normal = normalise(path, true)?;
     let mut best: Option<((HostRank, usize), &Arc<Route>)> = None;
@@ -42,8 +43,9 @@ pub fn find<'a>(routes: &'a [Arc<Route>], host: &Host, path: &str) -> Result<&'a
 /// `//` collapsed.
 ///
 /// # Errors
-/// For what servers read in different ways: dot segments (also encoded, also with path parameters as in `/..;/`), encoded
-/// slashes unless allowed, backslashes, control bytes, encodings that are none; and for what does not begin with a slash.
+/// For what servers read in different ways: dot segments (also encoded, also with path parameters as in `/..;/`),
+/// encoded slashes unless allowed, backslashes, control bytes, encodings that are none; and for what does not begin
+/// with a slash.
 pub fn normalise(path: &str, encoded_slashes: bool) -> Result<Cow<'_, str>, Refusal> {
     if !path.starts_with('/') {
         return Err(Refusal::TargetMalformed);
@@ -140,3 +142,6 @@ fn is_unreserved(byte: u8) -> bool {
 fn is_path_byte(byte: u8) -> bool {
     is_unreserved(byte) || b"!$&'()*+,;=:@".contains(&byte)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Sec-WebSocket-Extensions (RFC 6455 section 9.1) and the parameters of permessage-deflate (RFC 7692 section 7.1).
 //!
-//! Only permessage-deflate passes. What a client offers is filtered: an offer that is not exactly right is dropped, for a
-//! session without compression is better than none. What an upstream answers is checked: anything odd is an error.
+//! Only permessage-deflate passes. What a client offers is filtered: an offer that is not exactly right is dropped, for
+//! a session without compression is better than none. What an upstream answers is checked: anything odd is an error.
 
 use std::fmt;
 
@@ -174,3 +174,6 @@ fn bits(value: &str) -> Option<u8> {
     // `parse` also takes a sign and leading zeros.
     value.bytes().next().filter(|first| matches!(first, b'1' | b'8' | b'9')).map(|_| bits)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@
 mod forwarded;
 pub(crate) mod grammar;
 mod host;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::borrow::Cow;
 
@@ -32,8 +34,8 @@ const PROXY: &str = "proxy-";
 const HOP_BY_HOP: [&str; 8] =
     ["connection", "http2-settings", "keep-alive", "proxy", "te", "trailer", "transfer-encoding", "upgrade"];
 
-/// What applications believe about the client, its address or the target, although only a proxy can know: from a peer that
-/// is not trusted it never passes. Beside every `X-Forwarded-*`.
+/// What applications believe about the client, its address or the target, although only a proxy can know: from a peer
+/// that is not trusted it never passes. Beside every `X-Forwarded-*`.
 const ASSERTED: [&str; 9] = [
     "forwarded",
     "true-client-ip",
@@ -75,7 +77,7 @@ pub fn upstream_headers(headers: &mut HeaderMap, hop: &Hop<'_>, passed: &Passed<
     let told = if hop.trusted_peer { told(headers) } else { forwarded::Told::default() };
 
     strip_hop_by_hop(headers);
-    remove_all(headers, |name| is_lookalike(name));
+    remove_all(headers, is_lookalike);
     remove_all(headers, |name| name.as_str().starts_with(SEC_WEBSOCKET) && !OF_THE_REQUEST.contains(name));
     if !hop.trusted_peer {
         remove_all(headers, |name| is_asserted(name.as_str()));
@@ -188,3 +190,6 @@ fn append_to_list(headers: &mut HeaderMap, name: HeaderName, member: &[u8]) {
     let joined = lines.chain([member]).collect::<Vec<_>>().join(&b", "[..]);
     set(headers, name, HeaderValue::from_bytes(&joined).ok());
 }
+
+#[cfg(test)]
+mod tests;

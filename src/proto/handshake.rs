@@ -27,8 +27,8 @@ use super::fields::grammar::{holds_token, is_token};
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Bytes of a decoded key (section 4.1).
 const KEY_BYTES: usize = 16;
-/// Some clients draw 22 random letters instead of 16 random bytes, which leaves bits behind the last byte. The key passes
-/// as it came, so this costs nothing.
+/// Some clients draw 22 random letters instead of 16 random bytes, which leaves bits behind the last byte. The key
+/// passes as it came, so this costs nothing.
 const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -98,6 +98,10 @@ pub fn tries_upgrade(parts: &request::Parts) -> bool {
 /// The first rule that is broken.
 pub fn read(parts: &request::Parts) -> Result<Offer, Refusal> {
     let headers = &parts.headers;
+    // Plain HTTP, whatever its method: told what is spoken here, not what is wrong with a handshake that it is not.
+    if !tries_upgrade(parts) {
+        return Err(Refusal::NotAnUpgrade);
+    }
     if parts.method != Method::GET {
         return Err(Refusal::Method);
     }
@@ -185,8 +189,8 @@ fn key(headers: &HeaderMap) -> Result<String, Refusal> {
     }
 }
 
-/// Section 4.1, 10: non-empty tokens, each once. Stricter than RFC 9110's lists, which may have empty members: upstreams
-/// refuse those, too.
+/// Section 4.1, 10: non-empty tokens, each once. Stricter than RFC 9110's lists, which may have empty members:
+/// upstreams refuse those, too.
 fn subprotocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
     let mut names = Vec::new();
     let mut seen = HashSet::new();
@@ -229,3 +233,6 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue
     let mut lines = headers.get_all(name).iter();
     lines.next().filter(|_| lines.next().is_none())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! X-Forwarded-* and Forwarded (RFC 7239): what a trusted proxy told us, and what we tell the upstream.
 //!
-//! A peer is believed in one of the two dialects. `X-Forwarded-*` wins where any of it is there: nearly every proxy writes
-//! it, and many of those let a `Forwarded` of their client's pass untouched, which anybody could have forged. The upstream
-//! gets both dialects, and they say the same.
+//! A peer is believed in one of the two dialects. `X-Forwarded-*` wins where any of it is there: nearly every proxy
+//! writes it, and many of those let a `Forwarded` of their client's pass untouched, which anybody could have forged.
+//! The upstream gets both dialects, and they say the same.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -90,9 +90,7 @@ pub(super) fn write(headers: &mut HeaderMap, hop: &Hop<'_>, told: &Told) {
         element.push_str(&format!(";host={}", quoted(&host)));
     }
     match told.dialect {
-        Dialect::Rfc7239 => {
-            set(headers, X_FORWARDED_FOR, &told.nodes.iter().map(|node| bare(*node)).collect::<Vec<_>>().join(", "))
-        }
+        Dialect::Rfc7239 => set(headers, X_FORWARDED_FOR, &bare(&told.nodes)),
         Dialect::X | Dialect::Silent => set(headers, FORWARDED, &translated(told)),
     }
     super::append_to_list(headers, FORWARDED, element.as_bytes());
@@ -120,7 +118,8 @@ fn told_in_x(headers: &HeaderMap) -> Told {
     }
 }
 
-/// A field that is not well-formed says nothing at all: a quote opened by a client may have swallowed what the proxy wrote.
+/// A field that is not well-formed says nothing at all: a quote opened by a client may have swallowed what the proxy
+/// wrote.
 fn told_in_rfc7239(headers: &HeaderMap) -> Told {
     let mut told = Told { dialect: Dialect::Rfc7239, ..Told::default() };
     for line in headers.get_all(FORWARDED) {
@@ -214,9 +213,10 @@ fn last(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     grammar::members(headers, name).next_back().and_then(|member| std::str::from_utf8(member).ok())
 }
 
-/// As it stands in X-Forwarded-For.
-fn bare(node: Node) -> String {
-    node.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
+/// As they stand in X-Forwarded-For.
+fn bare(nodes: &[Node]) -> String {
+    let text = |node: &Node| node.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+    nodes.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 /// As it stands in Forwarded (section 6).

@@ -167,7 +167,6 @@ impl Refusal {
                 headers.push((CONNECTION, HeaderValue::from_static("Upgrade")));
             }
             // RFC 9110 section 15.5.6.
-            Self::Method => headers.push((ALLOW, HeaderValue::from_static("GET"))),
             Self::PageMethod => headers.push((ALLOW, HeaderValue::from_static("GET, HEAD"))),
             _ => {}
         }
@@ -200,7 +199,7 @@ impl Refusal {
             Self::NoRoute => (S::NOT_FOUND, "no_route", None),
             Self::PageMethod => (S::METHOD_NOT_ALLOWED, "page_method", None),
 
-            Self::Method => (S::METHOD_NOT_ALLOWED, "method", None),
+            Self::Method => (S::BAD_REQUEST, "method", None),
             Self::HttpVersion => (S::BAD_REQUEST, "http_version", None),
             Self::ContentLengthMalformed => (S::BAD_REQUEST, "content_length_malformed", None),
             Self::HasBody => (S::BAD_REQUEST, "has_body", None),
@@ -219,8 +218,8 @@ impl Refusal {
             Self::SubprotocolRequired => (S::BAD_REQUEST, "subprotocol_required", policy),
 
             Self::SessionsGateway => (S::SERVICE_UNAVAILABLE, "sessions_gateway", busy),
-            Self::SessionsClient => (S::TOO_MANY_REQUESTS, "sessions_client", busy),
-            Self::HandshakeRate { .. } => (S::TOO_MANY_REQUESTS, "handshake_rate", busy),
+            Self::SessionsClient => (S::TOO_MANY_REQUESTS, "sessions_client", policy),
+            Self::HandshakeRate { .. } => (S::TOO_MANY_REQUESTS, "handshake_rate", policy),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", Some(close::RESTART)),
 
             Self::UpstreamUnreachable => (S::BAD_GATEWAY, "upstream_unreachable", failed),

@@ -1,0 +1,230 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::model::{Compression, Origins, Page, PingMode, Refuse, RelayRules, Subprotocols, Target};
+
+/// A route named by what it matches: `host/path`, `*.host/path` or `*/path`.
+fn route(text: &str) -> Arc<Route> {
+    let (host, path) = text.split_at(text.find('/').unwrap());
+    let host = match host {
+        "*" => HostPattern::Any,
+        _ => match host.strip_prefix("*.") {
+            Some(parent) => HostPattern::Below(parent.to_owned()),
+            None => HostPattern::Exact(host.to_owned()),
+        },
+    };
+    Arc::new(Route {
+        name: text.to_owned(),
+        host,
+        path: path.to_owned(),
+        encoded_slashes: false,
+        target: Target::Page(Page::Chat),
+        origins: Origins { any: true, none: false, same_origin: false, list: Vec::new() },
+        subprotocols: Subprotocols { list: None, require: false },
+        host_header: None,
+        relay: RelayRules {
+            heartbeat: None,
+            idle_timeout: None,
+            max_age: None,
+            frame_timeout: Duration::from_secs(1),
+            close_timeout: Duration::from_secs(1),
+            frame_bytes_max: 1,
+            message_bytes_max: 1,
+            fragments_max: None,
+            ping: PingMode::Answer,
+            compression: Compression::Off,
+            strict: false,
+        },
+        refuse: Refuse::Http,
+    })
+}
+
+#[test]
+fn normal_forms() {
+    use Refusal as R;
+    #[rustfmt::skip]
+    let rows = [
+        ("the root", "/", Ok("/")),
+        ("as it is", "/chat/a-b._~", Ok("/chat/a-b._~")),
+        ("a trailing slash stays", "/chat/", Ok("/chat/")),
+        ("unreserved bytes are decoded", "/%63h%61%74/%2D%7e", Ok("/chat/-~")),
+        ("case counts", "/Chat", Ok("/Chat")),
+        ("sub-delimiters stay", "/a!$&'()*+,;=:@", Ok("/a!$&'()*+,;=:@")),
+        ("encoded sub-delimiters stay encoded", "/%3a%40", Ok("/%3A%40")),
+        ("digits in upper case", "/%c3%a9", Ok("/%C3%A9")),
+        ("slashes collapse", "//chat///a//", Ok("/chat/a/")),
+        ("a double encoding stays one", "/%252e%252e/a", Ok("/%252e%252e/a")),
+        ("an encoded query stays in the path", "/a%3Fb", Ok("/a%3Fb")),
+        ("an encoded space", "/a%20b", Ok("/a%20b")),
+        ("brackets as browsers send them", "/a[1]|", Ok("/a%5B1%5D%7C")),
+        ("raw UTF-8 is as if encoded", "/é", Ok("/%C3%A9")),
+        ("three dots are a name", "/.../a", Ok("/.../a")),
+        ("a name that begins with dots", "/..a/.b", Ok("/..a/.b")),
+        ("a name that ends with dots", "/a../b.", Ok("/a../b.")),
+        ("path parameters", "/a;v=1/b", Ok("/a;v=1/b")),
+        ("a dot segment", "/a/../b", Err(R::PathDotSegment)),
+        ("a single dot", "/./a", Err(R::PathDotSegment)),
+        ("a dot segment at the end", "/a/..", Err(R::PathDotSegment)),
+        ("an encoded dot segment", "/a/%2e%2E/b", Err(R::PathDotSegment)),
+        ("a half encoded dot segment", "/a/.%2e/b", Err(R::PathDotSegment)),
+        ("an encoded single dot", "/%2e", Err(R::PathDotSegment)),
+        ("a dot segment behind two slashes", "/a//..//b", Err(R::PathDotSegment)),
+        ("a dot segment with parameters", "/a/..;/b", Err(R::PathDotSegment)),
+        ("a dot segment with parameters and text", "/a/..;x=y/b", Err(R::PathDotSegment)),
+        ("a single dot with parameters", "/.;/b", Err(R::PathDotSegment)),
+        ("an encoded semicolon", "/a/..%3b/b", Err(R::PathDotSegment)),
+        ("both semicolons", "/a/..%3b;/b", Err(R::PathDotSegment)),
+        ("everything encoded", "/a/%2e%2e%3B/b", Err(R::PathDotSegment)),
+        ("an encoded slash", "/a%2Fb", Err(R::PathEncodedSlash)),
+        ("an encoded slash in lower case", "/a%2fb", Err(R::PathEncodedSlash)),
+        ("a dot segment behind encoded slashes", "/a%2f..%2fb", Err(R::PathEncodedSlash)),
+        ("a backslash", "/a\\..\\b", Err(R::PathBackslash)),
+        ("an encoded backslash", "/a%5Cb", Err(R::PathBackslash)),
+        ("NUL", "/a%00", Err(R::PathControl)),
+        ("an encoded line feed", "/a%0d%0ab", Err(R::PathControl)),
+        ("DEL", "/a%7F", Err(R::PathControl)),
+        ("raw DEL", "/a\u{7f}", Err(R::PathControl)),
+        ("half an encoding", "/a%2", Err(R::TargetMalformed)),
+        ("a percent sign alone", "/100%", Err(R::TargetMalformed)),
+        ("digits that are none", "/a%zz", Err(R::TargetMalformed)),
+        ("digits with a sign", "/a%+1", Err(R::TargetMalformed)),
+        ("digits beyond ASCII", "/a%é", Err(R::TargetMalformed)),
+        ("asterisk form", "*", Err(R::TargetMalformed)),
+        ("authority form", "", Err(R::TargetMalformed)),
+        ("no slash", "a/b", Err(R::TargetMalformed)),
+    ];
+    for (name, path, expected) in rows {
+        assert_eq!(normalise(path, false).as_deref().map_err(Clone::clone), expected, "{name}");
+    }
+}
+
+#[test]
+fn normal_forms_with_encoded_slashes() {
+    use Refusal as R;
+    #[rustfmt::skip]
+    let rows = [
+        ("allowed", "/a%2fb", Ok("/a%2Fb")),
+        ("never decoded", "/a/%2F", Ok("/a/%2F")),
+        ("a dot segment behind one", "/a%2f..", Err(R::PathDotSegment)),
+        ("a dot segment in front of one", "/a/..%2fb", Err(R::PathDotSegment)),
+        ("a dot segment between two", "/a%2f%2e%2e%2fb", Err(R::PathDotSegment)),
+        ("with parameters", "/a%2f..;%2fb", Err(R::PathDotSegment)),
+        ("an encoded backslash is none", "/a%5cb", Err(R::PathBackslash)),
+    ];
+    for (name, path, expected) in rows {
+        assert_eq!(normalise(path, true).as_deref().map_err(Clone::clone), expected, "{name}");
+    }
+}
+
+#[test]
+fn the_most_specific_route_wins() {
+    use Refusal as R;
+    let routes = [
+        "*/",
+        "*/chat",
+        "*.example.com/",
+        "*.a.example.com/chat",
+        "chat.example.com/",
+        "chat.example.com/chat",
+        "chat.example.com/chat/room",
+        "only.example/here",
+        "2001:db8::1/",
+    ]
+    .map(route);
+    #[rustfmt::skip]
+    let rows = [
+        ("any host, any path", "other.example", "/x", Ok("*/")),
+        ("any host, a path", "other.example", "/chat", Ok("*/chat")),
+        ("a deeper path", "other.example", "/chat/x", Ok("*/chat")),
+        ("a trailing slash", "other.example", "/chat/", Ok("*/chat")),
+        ("not on a segment boundary", "other.example", "/chats", Ok("*/")),
+        ("an encoded slash is no boundary", "other.example", "/chat%2Fx", Err(R::PathEncodedSlash)),
+        ("the normal form matches", "other.example", "//%63hat", Ok("*/chat")),
+        ("an exact host before a longer path", "chat.example.com", "/x", Ok("chat.example.com/")),
+        ("an exact host before a wildcard", "chat.example.com", "/chat", Ok("chat.example.com/chat")),
+        ("the longest path", "chat.example.com", "/chat/room/7", Ok("chat.example.com/chat/room")),
+        ("a wildcard before any host", "b.example.com", "/chat", Ok("*.example.com/")),
+        ("the longer wildcard", "b.a.example.com", "/chat", Ok("*.a.example.com/chat")),
+        ("the shorter wildcard where the longer has no such path", "b.a.example.com", "/x", Ok("*.example.com/")),
+        ("the apex of a wildcard", "example.com", "/", Ok("*/")),
+        ("a suffix that is no subdomain", "evil-example.com", "/", Ok("*/")),
+        ("IPv6", "[2001:DB8::1]:8080", "/", Ok("2001:db8::1/")),
+        ("the port does not count, nor case nor a dot", "Chat.Example.Com.:8080", "/", Ok("chat.example.com/")),
+        ("an exact host that lacks the path falls back", "only.example", "/there", Ok("*/")),
+        ("a path that is refused", "chat.example.com", "/chat/../x", Err(R::PathDotSegment)),
+    ];
+    for (name, host, path, expected) in rows {
+        let found = find(&routes, &host.parse().unwrap(), path);
+        assert_eq!(found.map(|route| route.name.as_str()), expected, "{name}");
+    }
+    assert_eq!(find(&routes[7..], &"only.example".parse().unwrap(), "/").map(|_| ()), Err(R::NoRoute));
+    assert_eq!(find(&[], &"only.example".parse().unwrap(), "/").map(|_| ()), Err(R::NoRoute));
+}
+
+#[test]
+fn the_first_of_two_equal_routes_wins() {
+    let routes = ["a.example/x", "a.example/x"].map(route);
+    let found = find(&routes, &"a.example".parse().unwrap(), "/x").unwrap();
+    assert!(Arc::ptr_eq(found, &routes[0]));
+}
+
+#[test]
+fn encoded_slashes_are_the_routes_decision() {
+    let mut files = (*route("*/files")).clone();
+    files.encoded_slashes = true;
+    let routes = [route("*/"), Arc::new(files)];
+    let host = "a.example".parse().unwrap();
+    assert_eq!(find(&routes, &host, "/files/a%2fb").unwrap().path, "/files");
+    assert_eq!(find(&routes, &host, "/other/a%2fb").map(|_| ()), Err(Refusal::PathEncodedSlash));
+    assert_eq!(find(&routes, &host, "/files/..%2fb").map(|_| ()), Err(Refusal::PathDotSegment));
+}
+
+#[test]
+fn targets_for_the_upstream() {
+    #[rustfmt::skip]
+    let rows = [
+        ("as it is", "", "/chat?a=b", "/chat?a=b"),
+        ("byte for byte", "", "//%63hat/%7e?%2f&x=[1]", "//%63hat/%7e?%2f&x=[1]"),
+        ("behind a base", "/base", "/chat/?", "/base/chat/?"),
+        ("the root behind a base", "/base", "/", "/base/"),
+        ("absolute form", "/base", "http://example.com/chat?x", "/base/chat?x"),
+        ("absolute form without a path", "", "http://example.com", "/"),
+        ("absolute form with a query alone", "/base", "http://example.com?x", "/base/?x"),
+    ];
+    for (name, base, uri, expected) in rows {
+        assert_eq!(target(base, &uri.parse().unwrap()), expected, "{name}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_normal_form_is_its_own_normal_form(
+        path in "/([a-zA-Z/.;%é\\[-]|%2[eEfF]|%5[cC]|%3[bB]|%[0-9a-fA-F]{2}|//){0,24}",
+        slashes: bool,
+    ) {
+        if let Ok(once) = normalise(&path, slashes) {
+            let twice = normalise(&once, slashes);
+            prop_assert_eq!(twice.as_deref(), Ok(&*once));
+        }
+    }
+
+    /// However often and in whatever order an upstream decodes, cuts off parameters and splits.
+    #[test]
+    fn a_normal_form_never_climbs(path in "/([a./;]|%2[eEfF]|%3[bB]|%5c|%61){0,16}", slashes: bool) {
+        if let Ok(normal) = normalise(&path, slashes) {
+            let decoded = normal.replace("%2F", "/").replace("%3B", ";").replace("%5C", "\\");
+            for segment in decoded.split(['/', '\\']) {
+                let name = segment.split(';').next().unwrap();
+                prop_assert!(name != "." && name != "..", "{} in {}", segment, normal);
+            }
+            prop_assert!(!normal.contains("//") && normal.is_ascii());
+        }
+    }
+
+    #[test]
+    fn any_text_is_read_without_a_panic(path in "/?[ -~é\u{0}-\u{1f}]{0,40}", slashes: bool) {
+        let _ = normalise(&path, slashes);
+    }
+}
