@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use tidegate::config::model::{ClientAuth, ListenerTls, Position};
+use tidegate::config::model::{ClientAuth, ListenerTls, Log, LogFormat, LogLevel, Position};
 use tidegate::config::{self, Loaded, Problems};
 use tidegate::{backend, gateway, listen, observe, upstream};
 use tokio::net::TcpListener;
@@ -159,6 +159,7 @@ fn serve_backend(args: &BackendArgs) -> Result<(), Failure> {
         Kind::Clock => "clock",
         Kind::Chat => "chat",
     });
+    observe::log::init(&Log { format: LogFormat::Human, level: LogLevel::Info });
     let runtime = Runtime::new()?;
     runtime.block_on(async {
         let address = args.listen;

@@ -87,7 +87,7 @@ fn origins(origins: &Origins) -> String {
             false => HostPattern::Exact(origin.host.clone()),
         };
         let port = match (origin.scheme.as_str(), origin.port) {
-            ("http", 80) | ("https", 443) => String::new(),
+            ("http", 80) | ("https", 443) | (_, 0) => String::new(),
             (_, port) => format!(":{port}"),
         };
         format!("{}://{}{port}", origin.scheme, self::host(&host))

@@ -13,6 +13,9 @@ use ipnet::IpNet;
 
 use super::model::{HostPattern, OriginPattern, Rate, Server, ServerAddress};
 use super::tree::{Node, Value};
+use crate::policy::origin::default_port;
+use crate::policy::route;
+use crate::proto::handshake::Refusal;
 
 /// Why a value is refused, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -446,21 +449,13 @@ pub(super) fn origin(text: &str) -> Parsed<OriginPattern> {
     }
     let (host, port) = authority_parts(authority)?;
     let host = if below { domain_name(&host)? } else { host };
-    let default_port = match scheme.as_str() {
-        "http" => Some(80),
-        "https" => Some(443),
-        "ws" | "wss" => {
-            let right = scheme.replacen("ws", "http", 1);
-            return Err(
-                Wrong::new("the origin is the page's, not the socket's").help(format!("write \"{right}://{rest}\""))
-            );
-        }
-        _ => None,
-    };
-    match port.or(default_port) {
-        Some(port) => Ok(OriginPattern { scheme, host, port, below }),
-        None => Err(Wrong::new(format!("the scheme {scheme:?} has no default port")).help("write the port as well")),
+    if let "ws" | "wss" = scheme.as_str() {
+        let right = format!("{}://{rest}", scheme.replacen("ws", "http", 1));
+        return Err(Wrong::new("the origin is the page's, not the socket's").help(format!("write {right:?}")));
     }
+    // Schemes of apps (`capacitor://localhost`) have no default port: 0 stands for none, as in a request's Origin.
+    let port = port.or(default_port(&scheme)).unwrap_or(0);
+    Ok(OriginPattern { scheme, host, port, below })
 }
 
 /// A subprotocol's name: a token (RFC 6455 section 4.1, RFC 9110 section 5.6.2).
@@ -492,7 +487,7 @@ pub(super) fn file_name(text: &str) -> Parsed<&str> {
 
 // Paths.
 
-/// A path that is already in normal form; a trailing slash is only right for the root.
+/// A path that is already in normal form ([`route::normalise`]); a trailing slash is only right for the root.
 pub(super) fn path(text: &str, encoded_slashes: bool) -> Parsed<String> {
     if !text.starts_with('/') {
         return Err(Wrong::new(format!("{text:?} does not begin with \"/\"")).help(format!("write \"/{text}\"")));
@@ -505,52 +500,24 @@ pub(super) fn path(text: &str, encoded_slashes: bool) -> Parsed<String> {
         let right = if before.is_empty() { "/" } else { before };
         return Err(Wrong::new("a path needs no \"*\": all below it belongs to it").help(format!("write {right:?}")));
     }
-    let normal = normal_path(text)?;
-    if normal.contains("%2F") && !encoded_slashes {
-        return Err(Wrong::new("%2F stands in a path that accepts no encoded slashes")
-            .help("add `encoded_slashes = true`, or write \"/\""));
-    }
+    // The same function as for requests: a route that is not in their normal form would never match.
+    let normal = route::normalise(text, encoded_slashes).map_err(|refusal| match refusal {
+        Refusal::PathEncodedSlash => Wrong::new("%2F stands in a path that accepts no encoded slashes")
+            .help("add `encoded_slashes = true`, or write \"/\""),
+        Refusal::PathDotSegment => Wrong::new("\".\" and \"..\" cannot be segments of a path"),
+        Refusal::PathBackslash => Wrong::new("a backslash cannot stand in a path"),
+        Refusal::PathControl => Wrong::new("a control character cannot stand in a path"),
+        _ => Wrong::new("\"%\" without two hex digits").help("write %25 for a percent sign"),
+    })?;
+    // A prefix ends where a segment does, so the slash behind it says nothing.
+    let normal = match normal.strip_suffix('/') {
+        Some(front) if !front.is_empty() => front.to_owned(),
+        _ => normal.into_owned(),
+    };
     match normal == text {
         true => Ok(normal),
         false => Err(Wrong::new(format!("{text:?} is not in normal form")).help(format!("write {normal:?}"))),
     }
-}
-
-/// RFC 3986 section 6.2.2: unreserved characters decoded, other escapes in upper case; and `//` as well as the slash at
-/// the end taken away. What an upstream could read otherwise (dot segments, backslash, NUL) has no normal form.
-fn normal_path(text: &str) -> Parsed<String> {
-    let mut out = String::new();
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let (byte, escaped) = match byte {
-            b'%' => (
-                escape(&mut bytes)
-                    .ok_or_else(|| Wrong::new("\"%\" without two hex digits").help("write %25 for a percent sign"))?,
-                true,
-            ),
-            byte => (byte, false),
-        };
-        match byte {
-            0 | b'\\' => return Err(Wrong::new("NUL and backslash cannot stand in a path")),
-            b'/' if !escaped && out.ends_with('/') => {}
-            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => out.push(char::from(byte)),
-            byte if !escaped && b"/!$&'()*+,;=:@".contains(&byte) => out.push(char::from(byte)),
-            byte => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    if out.split('/').any(|segment| segment == "." || segment == "..") {
-        return Err(Wrong::new("\".\" and \"..\" cannot be segments of a path"));
-    }
-    if out.len() > 1 && out.ends_with('/') {
-        out.pop();
-    }
-    Ok(out)
-}
-
-fn escape(bytes: &mut std::str::Bytes<'_>) -> Option<u8> {
-    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-    let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
-    u8::try_from(high * 16 + low).ok()
 }
 
 #[cfg(test)]
