@@ -6,6 +6,7 @@ import { startBackend } from '../support/backend.mjs';
 import { openPage, startBrowser } from '../support/browser.mjs';
 import { startFront } from '../support/front.mjs';
 import { startServer } from '../support/servers.mjs';
+import { within } from '../support/wait.mjs';
 
 let browser;
 let chat;
@@ -168,7 +169,7 @@ describe("Chromium's own WebSocket", () => {
 
   test('messages, subprotocol, compression and close, with npm ws behind the gateway', async () => {
     const page = await openPage(browser, origin('wss'));
-    const seen = await page.evaluate(talk, front.url('/npm/echo', 'wss'));
+    const seen = await within(page.evaluate(talk, front.url('/npm/echo', 'wss')), 'end of the session');
     assert.deepEqual(seen.messages, ['text ✓', [0, 255], 'x'.repeat(300_000)]);
     assert.equal(seen.protocol, 'chat.v2');
     assert.match(seen.extensions, /permessage-deflate/);
@@ -176,9 +177,9 @@ describe("Chromium's own WebSocket", () => {
     await leave(page);
   });
 
-  test("a page of another origin may not use a visitor's cookies here", async () => {
-    const page = await openPage(browser, origin('ws')); // another scheme and port: another origin
-    const seen = await page.evaluate(talk, front.url('/npm/echo', 'wss'));
+  test('a page of another origin is refused', async () => {
+    const page = await openPage(browser, echo.url.replace('ws', 'http'));
+    const seen = await within(page.evaluate(talk, front.url('/npm/echo', 'wss')), 'end of the session');
     assert.deepEqual([seen.messages, seen.code, seen.wasClean], [[], 1006, false]);
     assert.equal(echo.session('/npm/echo').headers.origin, origin('wss'), 'the refused one never reached the server');
     await leave(page);

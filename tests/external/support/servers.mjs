@@ -7,7 +7,8 @@ import { FrameReader } from './frames.mjs';
 
 /** Starts a server on a free port; `options` go to `ws`. Gives its URL and what it saw. */
 export async function startServer(options = {}) {
-  const http = createServer((_, response) => response.writeHead(426).end());
+  // To a browser it is another site, with a page of its own.
+  const http = createServer((_, response) => response.setHeader('Content-Type', 'text/html').end('<title>another site</title>'));
   const wss = new WebSocketServer({
     noServer: true,
     perMessageDeflate: true,
