@@ -29,6 +29,8 @@ use crate::proto::scan::{Event, Rules, Scanner, Until, Violation};
 const ROUNDS: usize = 16;
 /// How long a peer may take to end its stream after both Closes, before we drop it.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long what an upstream still sends may hold up the Close of a client that broke a rule.
+const VERDICT_WAIT: Duration = Duration::from_secs(1);
 /// How long a side that can no longer be written to is still read.
 const DEAF_GRACE: Duration = Duration::from_millis(500);
 /// Without a heartbeat, a client that was silent for so long is asked before an upstream's ping is answered for it.
@@ -64,6 +66,9 @@ struct Ending {
     phase: Phase,
     /// When the phase is over at the latest.
     deadline: Instant,
+    /// The Close of a client that broke a rule. What the upstream answered to the messages before the fault goes first, as
+    /// it would without us (Autobahn 3.2 to 3.4, 4.1.3, 5.15), so it waits for the upstream's Close.
+    verdict: Option<Box<Control>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -238,9 +243,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if self.ending.is_some() {
             return;
         }
-        let deadline = now + self.rules.close_timeout;
-        self.ending = Some(Ending { cause, side, detail, phase: Phase::Closing, deadline });
-        self.rearm = Some(deadline);
         let (client, upstream) = cause.told(side);
         for (leg, told) in [(&mut self.client, client), (&mut self.upstream, upstream)] {
             leg.drop_due();
@@ -248,6 +250,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 leg.close_due = Some(Box::new(Control::close(code, reason)));
             }
         }
+        let guilty = side == Side::Client && matches!(detail, Detail::Violation(_));
+        let verdict = self.client.close_due.take_if(|_| guilty);
+        let wait = if verdict.is_some() { VERDICT_WAIT } else { self.rules.close_timeout };
+        let deadline = now + wait.min(self.rules.close_timeout);
+        self.ending = Some(Ending { cause, side, detail, phase: Phase::Closing, deadline, verdict });
+        self.rearm = Some(deadline);
+    }
+
+    /// Lets the verdict go to the client once nothing can come before it any more, or `late`. True when it does.
+    fn pronounce(&mut self, now: Instant, late: bool) -> bool {
+        let upstream = &self.upstream;
+        let told = upstream.close_due.is_some() || upstream.codes.sent.is_some();
+        let answered = !told || upstream.codes.received.is_some() || upstream.ended || upstream.deaf;
+        let Some(ending) = self.ending.as_mut().filter(|_| answered || late) else { return false };
+        let Some(verdict) = ending.verdict.take() else { return false };
+        ending.deadline = now + self.rules.close_timeout;
+        self.rearm = Some(ending.deadline);
+        if !self.client.deaf {
+            self.client.close_due = Some(verdict);
+        }
+        true
     }
 
     /// Takes the end forward: shuts what has nothing left to say. True when that changed what is to be done.
@@ -258,6 +281,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if silent(from) && !from.scanner.at_boundary() {
                 to.drop_due();
             }
+        }
+        if self.pronounce(now, false) {
+            return true;
         }
         let Some(ending) = &mut self.ending else { return false };
         let client = finished(&self.client, &self.upstream);
@@ -286,6 +312,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Some(_) => now,
         };
         let linger = now + LINGER.min(self.rules.close_timeout);
+        if self.ending.as_ref().is_some_and(|ending| now >= ending.deadline) {
+            self.pronounce(now, true);
+        }
         let Some(ending) = &mut self.ending else { return next };
         if now >= ending.deadline && ending.phase == Phase::Closing {
             ending.phase = Phase::Forced;
