@@ -10,8 +10,9 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use tidegate::config::model::{ClientAuth, ListenerTls, Log, LogFormat, LogLevel, Position};
-use tidegate::config::{self, Loaded, Problems};
+use tidegate::config::model::{Log, LogFormat, LogLevel, Position};
+use tidegate::config::{self, Files, Loaded, Problems};
+use tidegate::pem::identity::TlsProblem;
 use tidegate::{backend, gateway, listen, observe, upstream};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -128,7 +129,6 @@ pub fn main() -> ExitCode {
 
 fn run(args: &ConfigArg) -> Result<(), Failure> {
     let loaded = load(args)?;
-    check_certificates(&loaded)?;
     print_warnings(&loaded);
     observe::log::init(&loaded.config.log);
     let mut runtime = Builder::new_multi_thread();
@@ -147,7 +147,6 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
         return print(&config::reference());
     }
     let loaded = load(&args.config)?;
-    check_certificates(&loaded)?;
     print_warnings(&loaded);
     let file = loaded.source.file().display();
     print(&format!("{file} is right\n\n{}", config::show::summary(&loaded.config)))
@@ -198,62 +197,36 @@ fn completions(shell: Shell) -> Result<(), Failure> {
 fn load(args: &ConfigArg) -> Result<Loaded, Problems> {
     let default = Path::new(CONFIG_FILE);
     match &args.config {
-        Some(path) => config::load(path),
+        Some(path) => config::load(path, &inspect),
         // Only what is not there at all: a file that cannot be read must be told.
         None if default.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
             eprintln!("no {CONFIG_FILE} here: the built-in example runs");
-            config::parse(EXAMPLE, Path::new("built-in config.toml"))
+            let environment = |name: &str| std::env::var(name).ok();
+            config::parse_with(EXAMPLE, Path::new("built-in config.toml"), &environment, &inspect)
         }
-        None => config::load(default),
+        None => config::load(default, &inspect),
     }
 }
 
 /// Loads what TLS needs, so that a wrong certificate is told with its line.
-fn check_certificates(loaded: &Loaded) -> Result<(), Problems> {
-    let Loaded { config, source, .. } = loaded;
-    let listeners = config.listeners.iter().enumerate().filter_map(|(index, listener)| {
-        let tls = listener.tls.as_ref()?;
-        let first = &tls.certificates[0];
-        // The first start makes them; a check makes nothing.
-        if tls.development && !first.certificate.exists() && !first.key.exists() {
-            return None;
+fn inspect(files: Files<'_>) -> Option<(Position, String)> {
+    let error = match files {
+        Files::Listener(tls) => {
+            let first = &tls.certificates[0];
+            // The first start makes them; a check makes nothing.
+            if tls.development && !first.certificate.exists() && !first.key.exists() {
+                return None;
+            }
+            let error = listen::tls::load(tls).err()?;
+            // It is made anew at the start, where it is ours.
+            if tls.development && matches!(error.problem(), TlsProblem::Expired { .. }) {
+                return None;
+            }
+            error
         }
-        let error = listen::tls::load(tls).err()?;
-        let key = format!("listener[{}].tls{}", index + 1, key_at(tls, error.at()));
-        Some(source.problem(error.at(), key, sentences(&error).join(": "), None))
-    });
-    let upstreams = config.upstreams.values().filter_map(|upstream| {
-        upstream.servers.iter().find(|server| server.tls)?;
-        let error = upstream::tls::client_config(&upstream.tls).err()?;
-        let key = match (&upstream.tls.ca, &upstream.tls.client) {
-            (Some((_, at)), _) if *at == error.at() => ".ca",
-            (_, Some(files)) if files.certificate_at == error.at() => ".certificate",
-            (_, Some(files)) if files.key_at == error.at() => ".key",
-            _ => "",
-        };
-        let key = format!("upstream.{}.tls{key}", upstream.name);
-        Some(source.problem(error.at(), key, sentences(&error).join(": "), None))
-    });
-    Problems::collect(listeners.chain(upstreams)).map_or(Ok(()), Err)
-}
-
-/// Which key of a listener's `tls` stands at a position.
-fn key_at(tls: &ListenerTls, at: Position) -> String {
-    for (index, files) in tls.certificates.iter().enumerate() {
-        let pair = if index == 0 { String::new() } else { format!(".certificates[{index}]") };
-        if files.certificate_at == at {
-            return format!("{pair}.certificate");
-        }
-        if files.key_at == at {
-            return format!("{pair}.key");
-        }
-    }
-    match &tls.client_auth {
-        ClientAuth::Optional { ca_at, .. } | ClientAuth::Required { ca_at, .. } if *ca_at == at => {
-            ".client_ca".to_owned()
-        }
-        _ => String::new(),
-    }
+        Files::Upstream(tls) => upstream::tls::client_config(tls).err()?,
+    };
+    Some((error.at(), sentences(&error).join(": ")))
 }
 
 fn print_warnings(loaded: &Loaded) {

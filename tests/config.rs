@@ -20,7 +20,7 @@ const UPSTREAM: &str = "[upstream.echo]\nservers = [\"ws://127.0.0.1:9001\"]\n";
 
 fn parse(text: &str) -> Result<Loaded, Problems> {
     let known = BTreeMap::from([("PORT", "9100"), ("COUNT", "7"), ("ON", "true"), ("EVIL", "\"\n[admin]\nx = 1")]);
-    config::parse_with(text, Path::new(FILE), &|name| known.get(name).map(|value| (*value).to_owned()))
+    config::parse_with(text, Path::new(FILE), &|name| known.get(name).map(|value| (*value).to_owned()), &|_| None)
 }
 
 #[track_caller]
@@ -733,6 +733,27 @@ fn check_reports_every_mistake_of_a_file_at_once() {
         read("tests/config/ten_mistakes.txt"),
         "the answer changed; when rightly so: cd tests/config && tidegate check --config ten_mistakes.toml 2> ten_mistakes.txt"
     );
+}
+
+#[test]
+fn a_missing_certificate_is_told_beside_the_other_mistakes() {
+    let folder = Folder::new("beside");
+    folder.write(
+        "config.toml",
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = { certificate = \"no.pem\", key = \"no.key\" }\n\n\
+         [[route]]\nupstream = \"echo\"\n\n\
+         [upstream.echo]\nservers = [\"wss://a\"]\ntls = { ca = \"none.pem\" }\nconect_timeout = \"1s\"\n",
+    );
+    let output = tidegate(&folder.0, &["check"]);
+    let told = err(&output);
+    assert_eq!(output.status.code(), Some(1));
+    for place in [
+        "config.toml:3:23 listener[1].tls.certificate: no.pem",
+        "config.toml:10:14 upstream.echo.tls.ca: none.pem",
+        "config.toml:11:1 upstream.echo.conect_timeout: unknown key",
+    ] {
+        assert!(told.contains(place), "{place:?} is not in:\n{told}");
+    }
 }
 
 #[test]

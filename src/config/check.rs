@@ -1,7 +1,7 @@
 //! Tables become the model, and what fits in itself is checked against the rest.
 //!
-//! In: the tree of a file. Out: a [`Config`] that cannot be wrong, or every problem. Opens no file and no socket:
-//! certificates are loaded later, by [`crate::listen::tls`].
+//! In: the tree of a file. Out: a [`Config`] that cannot be wrong, or every problem. Opens no file and no socket
+//! itself: whether a certificate serves is asked of the caller's [`Inspect`].
 
 mod listener;
 mod route;
@@ -15,6 +15,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::Inspect;
 use super::model::{
     Backend, BackendKind, Config, Drain, Limits, Listener, Log, LogFormat, LogLevel, Position, Runtime, ServerAddress,
     Upstream,
@@ -28,8 +29,8 @@ use route::{RouteRead, named, route, routes_differ};
 use upstream::upstream;
 
 /// The configuration and its warnings.
-pub(super) fn check(source: &Source, tree: Tree) -> Result<(Config, Vec<Problem>), Problems> {
-    let findings = Findings::new(source);
+pub(super) fn check(source: &Source, inspect: &Inspect<'_>, tree: Tree) -> Result<(Config, Vec<Problem>), Problems> {
+    let findings = Findings::new(source, inspect);
     let config = config(Reader::root(&findings, tree.root), source);
     let (problems, absences, warnings) = findings.into_parts();
     let broken_lines: Vec<usize> = tree.problems.iter().map(|problem| problem.at.line).collect();
@@ -48,7 +49,7 @@ pub(super) fn check(source: &Source, tree: Tree) -> Result<(Config, Vec<Problem>
 
 /// The first backend of a file, whatever else is in it.
 pub(super) fn only_backend(source: &Source, tree: Tree) -> Option<BackendKind> {
-    let findings = Findings::new(source);
+    let findings = Findings::new(source, &|_| None);
     let mut root = Reader::root(&findings, tree.root);
     let read = root.tables("backend")?.into_iter().next().map(backend)?;
     read.value.map(|backend| backend.kind)

@@ -31,30 +31,45 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
+/// Files that a configuration names. Whether they serve can only be said by opening them.
+#[derive(Debug, Clone, Copy)]
+pub enum Files<'a> {
+    Listener(&'a model::ListenerTls),
+    Upstream(&'a model::UpstreamTls),
+}
+
+/// Opens files and says what is wrong, and which value it is about. This room opens none itself.
+pub type Inspect<'a> = dyn Fn(Files<'_>) -> Option<(Position, String)> + 'a;
+
 /// Reads a file, with the process's environment for `${NAME}`.
 ///
 /// # Errors
-/// Every problem of the file; one without a position when it cannot be read.
-pub fn load(path: &Path) -> Result<Loaded, Problems> {
-    parse(&read_text(path)?, path)
+/// Every problem of the file and of those it names; one without a position when it cannot be read.
+pub fn load(path: &Path, inspect: &Inspect<'_>) -> Result<Loaded, Problems> {
+    parse_with(&read_text(path)?, path, &|name| std::env::var(name).ok(), inspect)
 }
 
-/// Reads the text of a file. `file` is shown in problems, and its folder is where relative paths start.
+/// Reads the text of a file and no other. `file` is shown in problems, and its folder is where relative paths start.
 ///
 /// # Errors
 /// Every problem of the text.
 pub fn parse(text: &str, file: &Path) -> Result<Loaded, Problems> {
-    parse_with(text, file, &|name| std::env::var(name).ok())
+    parse_with(text, file, &|name| std::env::var(name).ok(), &|_| None)
 }
 
-/// [`parse`] with an environment of the caller's.
+/// [`parse`] with an environment of the caller's, and a look at the files that are named.
 ///
 /// # Errors
-/// Every problem of the text.
-pub fn parse_with(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Problems> {
+/// Every problem of the text and of those files.
+pub fn parse_with(
+    text: &str,
+    file: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    inspect: &Inspect<'_>,
+) -> Result<Loaded, Problems> {
     let source = Source::new(file, text);
     let tree = tree::parse(&source, env);
-    let (config, warnings) = check::check(&source, tree)?;
+    let (config, warnings) = check::check(&source, inspect, tree)?;
     Ok(Loaded { config, source, warnings })
 }
 

@@ -9,10 +9,12 @@ use super::problem::{Problem, Source};
 use super::schema::{Fallback, Holds, Key, ROOT, Table};
 use super::tree::{self, Entry, Node, Value};
 use super::value::{Parsed, Wrong, nearest};
+use super::{Files, Inspect};
 
 /// What was found wrong or doubtful so far.
 pub(super) struct Findings<'s> {
     pub source: &'s Source,
+    inspect: &'s Inspect<'s>,
     problems: RefCell<Vec<Problem>>,
     /// Of things that are not there: dropped when the syntax was wrong, because they may only be unreadable.
     absences: RefCell<Vec<Problem>>,
@@ -20,8 +22,14 @@ pub(super) struct Findings<'s> {
 }
 
 impl<'s> Findings<'s> {
-    pub fn new(source: &'s Source) -> Self {
-        Self { source, problems: RefCell::default(), absences: RefCell::default(), warnings: RefCell::default() }
+    pub fn new(source: &'s Source, inspect: &'s Inspect<'s>) -> Self {
+        Self {
+            source,
+            inspect,
+            problems: RefCell::default(),
+            absences: RefCell::default(),
+            warnings: RefCell::default(),
+        }
     }
 
     pub fn wrong(&self, at: Position, key: &str, wrong: Wrong) {
@@ -177,6 +185,13 @@ impl<'f, 's> Reader<'f, 's> {
     }
 
     /// A problem of the table as a whole.
+    /// Has files opened; `key` names the value that stands at a position.
+    pub fn inspect(&self, files: Files<'_>, key: impl Fn(Position) -> String) {
+        if let Some((at, message)) = (self.findings.inspect)(files) {
+            self.wrong(at, &key(at), Wrong::new(message));
+        }
+    }
+
     pub fn wrong_itself(&self, wrong: Wrong) {
         self.findings.wrong(self.at, &self.path, wrong);
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::config::Files;
 use crate::config::model::{CertificateFiles, ClientAuth, Listener, ListenerTls, Position, TlsVersions};
 use crate::config::problem::Source;
 use crate::config::read::Reader;
@@ -13,6 +14,9 @@ pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source) -> Bound<List
     let address = table.value("address", |node| Ok((string(value::socket_address)(node)?, node.at)));
     let tls_written = table.written("tls").is_some();
     let tls = table.table("tls").and_then(|tls| listener_tls(tls, source));
+    if let Some(tls) = &tls {
+        table.inspect(Files::Listener(tls), |at| format!("tls{}", key_at(tls, at)));
+    }
     let everyone = table.written("trusted_proxies");
     let trusted_proxies = table.list("trusted_proxies", string(value::network));
     let tls_timeout = table.value("tls_timeout", string(value::duration));
@@ -110,6 +114,25 @@ fn listener_tls(mut table: Reader<'_, '_>, source: &Source) -> Option<ListenerTl
         (Auth::Required, ca) => ca.map(|(ca, ca_at)| ClientAuth::Required { ca, ca_at })?,
     };
     Some(ListenerTls { certificates, development: development?, client_auth, versions: versions? })
+}
+
+/// Which key of `tls` stands at a position.
+fn key_at(tls: &ListenerTls, at: Position) -> String {
+    for (index, files) in tls.certificates.iter().enumerate() {
+        let pair = if index == 0 { String::new() } else { format!(".certificates[{index}]") };
+        if files.certificate_at == at {
+            return format!("{pair}.certificate");
+        }
+        if files.key_at == at {
+            return format!("{pair}.key");
+        }
+    }
+    match &tls.client_auth {
+        ClientAuth::Optional { ca_at, .. } | ClientAuth::Required { ca_at, .. } if *ca_at == at => {
+            ".client_ca".to_owned()
+        }
+        _ => String::new(),
+    }
 }
 
 /// A pair that is wrong, with its problem reported.

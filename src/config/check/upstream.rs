@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::Files;
 use crate::config::model::{Position, Server, Upstream, UpstreamTls};
 use crate::config::problem::Source;
 use crate::config::read::Reader;
@@ -20,6 +21,10 @@ pub(super) fn upstream(name: &str, mut table: Reader<'_, '_>, source: &Source) -
     let handshake_timeout = table.value("handshake_timeout", string(value::duration));
     let tls_at = table.written("tls");
     let tls = table.table("tls").and_then(|tls| upstream_tls(tls, source));
+    let secure = servers.iter().flatten().flatten().any(|(server, _)| server.tls);
+    if let Some(tls) = tls.as_ref().filter(|_| secure) {
+        table.inspect(Files::Upstream(tls), |at| format!("tls{}", key_at(tls, at)));
+    }
     let good: Vec<_> = servers.iter().flatten().flatten().collect();
     if let (Some(servers), Some(at)) = (&servers, servers_at) {
         if servers.is_empty() {
@@ -45,6 +50,16 @@ pub(super) fn upstream(name: &str, mut table: Reader<'_, '_>, source: &Source) -
         handshake_timeout: handshake_timeout?,
         tls: tls?,
     }))
+}
+
+/// Which key of `tls` stands at a position.
+fn key_at(tls: &UpstreamTls, at: Position) -> &'static str {
+    match (&tls.ca, &tls.client) {
+        (Some((_, ca_at)), _) if *ca_at == at => ".ca",
+        (_, Some(files)) if files.certificate_at == at => ".certificate",
+        (_, Some(files)) if files.key_at == at => ".key",
+        _ => "",
+    }
 }
 
 fn upstream_tls(mut table: Reader<'_, '_>, source: &Source) -> Option<UpstreamTls> {
