@@ -519,10 +519,11 @@ fn silent<S>(leg: &Leg<S>) -> bool {
     leg.ended || leg.sends != Sends::Relayed
 }
 
-/// Whether everything was said to `leg`, and answered where an answer can come.
+/// Whether everything was said to `leg`, and answered where an answer can come: who broke a rule is not listened to any
+/// more, so its stream is ended behind our Close (RFC 6455 section 7.1.7).
 fn finished<S: AsyncRead + AsyncWrite + Unpin>(leg: &Leg<S>, other: &Leg<S>) -> bool {
     let said = silent(other) && leg.close_due.is_none() && !leg.refuses();
-    said && (leg.codes.sent.is_none() || leg.codes.received.is_some() || leg.ended)
+    said && (leg.codes.sent.is_none() || leg.codes.received.is_some() || leg.ended || leg.sends == Sends::Ignored)
 }
 
 fn lost(side: Side) -> Cause {
