@@ -66,7 +66,9 @@ impl Watch {
 
     /// A ping of ours went out. An older one that was not answered keeps its time.
     pub fn pinged(&mut self, now: Instant) {
-        self.pinged.get_or_insert(now);
+        if !self.asked() {
+            self.pinged = Some(now);
+        }
     }
 
     /// Whether a ping of ours is on its way.
@@ -164,6 +166,19 @@ mod tests {
         let mut watch = Watch::new(start);
         assert_eq!(watch.check(seconds(start, 30), CALM, BEAT, FRAME).0, Verdict::Ping);
         assert_eq!(watch.check(seconds(start, 90), CALM, BEAT, FRAME).0, Verdict::Ping);
+    }
+
+    #[test]
+    fn a_ping_after_an_answered_one_counts_from_its_own_time() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        watch.pinged(seconds(start, 1));
+        watch.saw(seconds(start, 2));
+        assert!(!watch.asked());
+        watch.pinged(seconds(start, 40));
+        watch.pinged(seconds(start, 45));
+        assert!(watch.asked());
+        assert_eq!(watch.check(seconds(start, 46), CALM, BEAT, FRAME), (Verdict::Fine, seconds(start, 50)));
     }
 
     #[test]
