@@ -48,6 +48,7 @@ pub struct Leg<S> {
     pub pong: Option<Box<Control>>,
     pub ping_due: bool,
     pub close_due: Option<Box<Control>>,
+    /// `sent` counts from when it is to be written next; see [`Leg::codes`].
     pub codes: Codes,
     pub watch: Watch,
 }
@@ -86,6 +87,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         !self.held.is_empty()
     }
 
+    /// The codes for the record, which claims no Close that was never written.
+    pub fn codes(&self) -> Codes {
+        Codes { sent: self.codes.sent.filter(|_| !self.refuses()), ..self.codes }
+    }
+
+    /// Whether it closed, and nobody has answered it nor is going to.
+    pub fn owed(&self) -> bool {
+        let unanswered = self.codes.sent.is_none() && self.close_due.is_none();
+        self.codes.received.is_some() && unanswered && !self.deaf
+    }
+
     pub fn traffic(&self) -> Traffic {
         Traffic { messages: self.scanner.messages(), bytes: self.scanner.bytes() }
     }
@@ -119,7 +131,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
                     self.unflushed = true;
                     bytes = &bytes[n..];
                 }
-                Poll::Ready(_) => return self.turn_deaf(),
+                Poll::Ready(_) => {
+                    // A Close would be the last of these bytes.
+                    self.codes.sent = None;
+                    return self.turn_deaf();
+                }
                 Poll::Pending => break,
             }
         }
@@ -159,6 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
 
     /// Nothing reaches it any more. What it sent before may still be read: a Close often stands there.
     fn turn_deaf(&mut self) {
+        self.codes = self.codes();
         self.deaf = true;
         self.held = Vec::new();
         self.held_at = 0;

@@ -273,13 +273,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         true
     }
 
-    /// Takes the end forward: shuts what has nothing left to say. True when that changed what is to be done.
+    /// Takes the end forward: answers for those who cannot, shuts what has nothing left to say. True when that changed
+    /// what is to be done.
     fn settle(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut changed = false;
         for side in [Side::Client, Side::Upstream] {
             let (from, to) = self.from(side);
-            // The frame that stands half-written will never be whole, so nothing can be put behind it.
-            if silent(from) && !from.scanner.at_boundary() {
+            if !silent(from) {
+            } else if !from.scanner.at_boundary() {
+                // The frame that stands half-written will never be whole, so nothing can be put behind it.
                 to.drop_due();
+            } else if from.sends == Sends::Ignored && to.owed() {
+                // Whoever closed gets its answer from us, since the other side gives none (RFC 6455 section 5.5.1).
+                to.close_due = to.codes.received.map(answer).map(Box::new);
+                changed = true;
             }
         }
         if self.pronounce(now, false) {
@@ -292,7 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.client.shut(cx);
         }
         // The server ends the connection first (RFC 6455 section 7.1.1): wait for an upstream that answered.
-        let server_first = self.upstream.closed() && !self.upstream.ended;
+        let server_first = self.upstream.closed() && !self.upstream.ended && now < ending.deadline;
         if (upstream && !server_first) || ending.phase == Phase::Forced {
             self.upstream.shut(cx);
         }
@@ -302,7 +309,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.rearm = Some(ending.deadline);
             return true;
         }
-        false
+        changed
     }
 
     /// What the timer brings about; returns when it has to fire next.
@@ -319,13 +326,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if now >= ending.deadline && ending.phase == Phase::Closing {
             ending.phase = Phase::Forced;
             ending.deadline = linger;
-            for leg in [&mut self.client, &mut self.upstream] {
-                leg.sends = Sends::Ignored;
-                // Whoever closed gets its answer from us, since the other side gave none (RFC 6455 section 5.5.1).
-                if let (Some(received), None) = (leg.codes.received, leg.codes.sent) {
-                    leg.close_due = Some(Box::new(answer(received)));
-                }
-            }
+            self.client.sends = Sends::Ignored;
+            self.upstream.sends = Sends::Ignored;
         }
         ending.deadline
     }
@@ -372,8 +374,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             cause: ending.cause,
             side: ending.side,
             detail: ending.detail,
-            client: self.client.codes,
-            upstream: self.upstream.codes,
+            client: self.client.codes(),
+            upstream: self.upstream.codes(),
             from_client: self.client.traffic(),
             from_upstream: self.upstream.traffic(),
             duration: now.saturating_duration_since(self.opened),
@@ -395,11 +397,12 @@ fn pump<S: AsyncRead + AsyncWrite + Unpin>(
             moved = true;
             to.watch.saw(pass.now);
         }
-        if to.refuses() {
+        // What passes on no more can be read all the same: the answer to our Close may be in it.
+        if to.refuses() && from.sends == Sends::Relayed {
             return (moved, None);
         }
     }
-    if due(to, pass) && from.scanner.at_boundary() {
+    if due(to, pass) && !to.refuses() && from.scanner.at_boundary() {
         scratch.output.clear();
         say(from, to, &mut scratch.output, pass);
         to.write(cx, &scratch.output);
@@ -501,9 +504,10 @@ fn may_answer<S>(leg: &Leg<S>, pass: &Pass) -> bool {
     leg.side == Side::Client || pass.client_fresh
 }
 
-/// Whether a frame of ours may go to this side as soon as it is between frames.
+/// Whether a frame of ours may go to this side as soon as it is between frames. None follows our Close.
 fn due<S>(to: &Leg<S>, pass: &Pass) -> bool {
-    to.close_due.is_some() || to.ping_due || (to.pong.is_some() && may_answer(to, pass))
+    let waits = to.close_due.is_some() || to.ping_due || (to.pong.is_some() && may_answer(to, pass));
+    waits && to.codes.sent.is_none()
 }
 
 /// Puts our frames for `to` into its stream. After our Close nothing of `from` passes any more.
@@ -519,11 +523,11 @@ fn silent<S>(leg: &Leg<S>) -> bool {
     leg.ended || leg.sends != Sends::Relayed
 }
 
-/// Whether everything was said to `leg`, and answered where an answer can come: who broke a rule is not listened to any
-/// more, so its stream is ended behind our Close (RFC 6455 section 7.1.7).
+/// Whether everything was said to `leg`, and answered where an answer can come: not from one that has closed, has ended
+/// its stream, or whose frames cannot be trusted.
 fn finished<S: AsyncRead + AsyncWrite + Unpin>(leg: &Leg<S>, other: &Leg<S>) -> bool {
     let said = silent(other) && leg.close_due.is_none() && !leg.refuses();
-    said && (leg.codes.sent.is_none() || leg.codes.received.is_some() || leg.ended || leg.sends == Sends::Ignored)
+    said && (leg.codes.sent.is_none() || leg.sends == Sends::Ignored)
 }
 
 fn lost(side: Side) -> Cause {
