@@ -511,6 +511,19 @@ async fn a_session_without_data_is_idle_whatever_its_pings_say() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_is_still_on_its_way_is_not_idle() {
+    let relay = Relay::start(RelayRules { idle_timeout: Some(seconds(60)), ..rules() });
+    let mut start = header(0x82, false, 1 << 40);
+    start.extend_from_slice(&[0; 10]);
+    relay.upstream.send(&start);
+    for _ in 0..100 {
+        sleep(seconds(5)).await;
+        relay.upstream.send(&[0; 64 * 1024]);
+    }
+    assert!(!relay.session.is_finished(), "a long download is no idle session");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_ends_at_its_maximum_age() {
     let relay = Relay::start(RelayRules { max_age: Some(seconds(100)), ..rules() });
     keep_alive(&relay.client, masked(TEXT, b"busy"));

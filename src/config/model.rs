@@ -206,7 +206,7 @@ pub enum Refuse {
 pub struct RelayRules {
     /// Pings of ours to a side that was quiet for `interval`; dead when nothing came for `timeout` after one.
     pub heartbeat: Option<Heartbeat>,
-    /// Ends a session on which no data message began for so long.
+    /// Ends a session on which no data message began or moved on for so long.
     pub idle_timeout: Option<Duration>,
     /// Ends a session of that age.
     pub max_age: Option<Duration>,

@@ -259,7 +259,7 @@ pub(super) static ROUTE: Table = Table {
             "idle_timeout",
             DURATION_OR_OFF,
             Default("\"off\""),
-            "Ends a session on which no message began for so long.",
+            "Ends a session on which no message began or moved on for so long.",
         ),
         key("max_age", DURATION_OR_OFF, Default("\"off\""), "Ends a session of that age."),
         key(

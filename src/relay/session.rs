@@ -174,10 +174,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut moved = false;
         for side in [Side::Client, Side::Upstream] {
             let (from, to) = self.from(side);
-            let messages = from.scanner.messages();
+            let before = from.traffic();
             let (any, happening) = pump(from, to, cx, scratch, &pass);
             moved |= any;
-            if from.scanner.messages() != messages {
+            if from.traffic() != before {
                 self.last_data = now;
             }
             if let Some(happening) = happening {
