@@ -926,13 +926,32 @@ async fn a_violation_is_told_to_both_and_the_culprits_stream_ends_behind_the_clo
             _ => (close(1011, "upstream misbehaved"), masked(CLOSE, &close_payload(1011, ""))),
         };
         assert_eq!(told(&other), [(TEXT, b"good".to_vec()), to_other]);
+        if side == Side::Client {
+            assert!(told(&culprit).is_empty(), "what the upstream answered before goes first");
+        }
+        other.send(&answer);
+        calm().await;
         assert_eq!(told(&culprit), [close(1002, "protocol error")]);
         assert!(culprit.is_shut(), "none of its frames is believed, so that no answer can be awaited");
-        other.send(&answer);
         let end = relay.hang_up().await;
         assert_eq!((end.cause, end.side), (Cause::ProtocolError, side));
         assert!(end.duration < seconds(1));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_answered_before_a_clients_fault_goes_before_its_close() {
+    let relay = Relay::start(rules());
+    relay.client.send(&concat([&masked(TEXT, b"good")[..], &unmasked(TEXT, b"bad")]));
+    calm().await;
+    sleep(Duration::from_millis(900)).await;
+    relay.upstream.send(&unmasked(TEXT, b"answer"));
+    calm().await;
+    assert_eq!(told(&relay.client), [(TEXT, b"answer".to_vec())]);
+    // The upstream does not answer our Close: the client waits no longer than a second for its own.
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(told(&relay.client), [close(1002, "protocol error")]);
+    assert_eq!(relay.hang_up().await.cause, Cause::ProtocolError);
 }
 
 #[tokio::test(start_paused = true)]
@@ -964,8 +983,9 @@ async fn limits_are_told_with_1009() {
         let relay = Relay::start(limits.clone());
         relay.client.send(&up);
         calm().await;
-        assert_eq!(told(&relay.client), [close(1009, reason)], "{name}");
         assert_eq!(told(&relay.upstream).last(), Some(&close(1001, "client misbehaved")), "{name}");
+        sleep(seconds(1)).await;
+        assert_eq!(told(&relay.client), [close(1009, reason)], "{name}");
         assert_eq!(relay.hang_up().await.cause, cause, "{name}");
     }
     let relay = Relay::start(limits);
