@@ -12,6 +12,7 @@ use http::{Request, Response, StatusCode, Version, request};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 
+use super::spelling;
 use crate::config::model::{Compression, Listener, Refuse, Route, Server, Target};
 use crate::gateway::Live;
 use crate::limits::{Permit, Permits};
@@ -235,6 +236,7 @@ fn plain(refusal: &Refusal) -> Response<Body> {
     let text = format!("{refusal}\n");
     let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
     *response.status_mut() = refusal.status();
+    *response.extensions_mut() = spelling::rfc();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     for (name, value) in refusal.headers() {
@@ -247,6 +249,7 @@ fn plain(refusal: &Refusal) -> Response<Body> {
 fn switching(key: &str) -> Response<Body> {
     let mut response = Response::new(Either::Left(Full::default()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.extensions_mut() = spelling::rfc();
     let headers = response.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -3,3 +3,4 @@
 pub mod gate;
 pub mod page;
 pub mod serve;
+mod spelling;
