@@ -82,6 +82,33 @@ impl Peer {
         }
     }
 
+    /// The bytes of a head, or `None` when the stream ends before it does.
+    pub fn try_head(&mut self) -> Option<String> {
+        while !self.read.windows(4).any(|window| window == b"\r\n\r\n") {
+            if !self.more() {
+                return None;
+            }
+        }
+        Some(self.head())
+    }
+
+    /// Reads to the end of the stream, however it ends and however long it takes.
+    pub fn drain(&mut self) {
+        let _ = self.stream.set_read_timeout(None);
+        let _ = std::io::copy(&mut self.stream, &mut std::io::sink());
+    }
+
+    /// Whatever arrives within this time.
+    pub fn within(&mut self, time: std::time::Duration) -> Vec<u8> {
+        self.stream.set_read_timeout(Some(time)).expect("a timeout");
+        let mut buffer = [0; 16 * 1024];
+        if let Ok(n) = self.stream.read(&mut buffer) {
+            self.read.extend_from_slice(&buffer[..n]);
+        }
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        std::mem::take(&mut self.read)
+    }
+
     pub fn frame(&mut self) -> Frame {
         self.next_frame().expect("a frame, not the end of the stream")
     }

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod gateway;
+pub mod http;
 pub mod upstream;
 
 use std::time::{Duration, Instant};

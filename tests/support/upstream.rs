@@ -1,7 +1,9 @@
 //! Upstream servers in threads: a script for each connection, and the ones that misbehave by name.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::client::{KEY, Peer};
@@ -12,7 +14,7 @@ use super::client::{KEY, Peer};
 pub fn serve(script: impl Fn(Peer) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
-    let script = std::sync::Arc::new(script);
+    let script = Arc::new(script);
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let script = script.clone();
@@ -26,7 +28,7 @@ pub fn serve(script: impl Fn(Peer) + Send + Sync + 'static) -> SocketAddr {
 /// answered by a 101.
 pub fn scripted() -> (SocketAddr, Receiver<(Peer, String)>) {
     let (sender, receiver) = channel();
-    let sender: std::sync::Mutex<Sender<_>> = sender.into();
+    let sender: Mutex<Sender<_>> = sender.into();
     let address = serve(move |mut peer| {
         let head = peer.head();
         peer.write(switching(&head, "").as_bytes());
@@ -51,4 +53,45 @@ pub fn field(head: &str, name: &str) -> Option<String> {
         let (found, value) = line.split_once(':')?;
         (found.to_ascii_lowercase() == name).then(|| value.trim().to_owned())
     })
+}
+
+/// What an upstream saw: how many connections, and the heads of their requests.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    connections: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Seen {
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    pub fn heads(&self) -> Vec<String> {
+        self.heads.lock().expect("not poisoned").clone()
+    }
+
+    pub fn last(&self) -> String {
+        self.heads().pop().expect("a request")
+    }
+}
+
+/// A server that answers with what `answer` makes of the request's head, as it is, and then reads to the end.
+pub fn answering(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> (SocketAddr, Seen) {
+    let seen = Seen::default();
+    let told = seen.clone();
+    let address = serve(move |mut peer| {
+        told.connections.fetch_add(1, Ordering::SeqCst);
+        let Some(head) = peer.try_head() else { return };
+        told.heads.lock().expect("not poisoned").push(head.clone());
+        if peer.try_write(&answer(&head)).is_ok() {
+            peer.drain();
+        }
+    });
+    (address, seen)
+}
+
+/// A server that agrees to everything and says nothing.
+pub fn agreeing() -> (SocketAddr, Seen) {
+    answering(|head| switching(head, "").into_bytes())
 }
