@@ -5,15 +5,15 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
 use support::client::{ACCEPT, KEY, Peer, TEXT, close_payload, masked, request, unmasked};
 use support::gateway::{Gateway, config};
-use support::http::{Head, Reply, reply, status};
-use support::upstream::{agreeing, answering, field, scripted, serve, switching};
+use support::http::{Head, Reply, status};
+use support::tls::Authority;
+use support::upstream::{agreeing, answering, field, serve, serve_tls, switching};
 use support::{PATIENCE, eventually};
 
 /// Lines that end up in a route of the default configuration.
@@ -755,4 +755,216 @@ fn a_route_can_refuse_with_a_close() {
     assert_eq!(Head::new("/fine").without("Sec-WebSocket-Key").ask(gateway.address()).status(), 400);
     drop(held);
     assert_eq!(seen.connections(), 1);
+}
+
+#[test]
+fn wss_upstreams_are_verified() {
+    let authority = Authority::new("right");
+    let identity = authority.issue(&["localhost", "backend.internal"]);
+    let greet = |mut peer: Peer| {
+        if let Some(head) = peer.try_head() {
+            peer.write(&[switching(&head, "").as_bytes(), &unmasked(TEXT, b"over TLS")].concat());
+            peer.drain();
+        }
+    };
+    let upstream = serve_tls(identity.server(), greet);
+    let plain = serve(|mut peer| {
+        peer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        peer.drain();
+    });
+    let folder = support::gateway::folder();
+    let (right, wrong) = (folder.join("right.pem"), folder.join("wrong.pem"));
+    std::fs::write(&right, authority.pem()).expect("written");
+    std::fs::write(&wrong, Authority::new("wrong").pem()).expect("written");
+    let port = upstream.port();
+    let rows = [
+        ("the server's host", format!("wss://localhost:{port}"), &right, None, true),
+        ("a name of its own", format!("wss://127.0.0.1:{port}"), &right, Some("backend.internal"), true),
+        ("the wrong authority", format!("wss://localhost:{port}"), &wrong, None, false),
+        ("the wrong name", format!("wss://127.0.0.1:{port}"), &right, None, false),
+        ("another name", format!("wss://localhost:{port}"), &right, Some("other.internal"), false),
+        ("no TLS there", format!("wss://localhost:{}", plain.port()), &right, None, false),
+    ];
+    for (name, server, ca, server_name, passes) in rows {
+        let mut tls = format!("tls = {{ ca = \"{}\"", ca.display());
+        if let Some(server_name) = server_name {
+            tls.push_str(&format!(", server_name = \"{server_name}\""));
+        }
+        let text = config(upstream, "", &format!("{tls} }}\n\n{NO_LIMITS}"));
+        let gateway = Gateway::start(&text.replace(&format!("ws://{upstream}"), &server));
+        if passes {
+            let mut peer = Peer::open(gateway.address(), "/");
+            assert_eq!(peer.frame().payload, b"over TLS", "{name}");
+            continue;
+        }
+        let reply = Head::new("/").ask(gateway.address());
+        assert_eq!(reply.status(), 502, "{name}: {reply:?}");
+        let record = gateway.log("upstream_tls");
+        assert!(record.contains("status=502") && record.contains("detail="), "{name}: {record}");
+    }
+    let _ = std::fs::remove_dir_all(folder);
+}
+
+#[test]
+fn a_silent_wss_upstream_is_a_504() {
+    let upstream = serve(|mut peer| peer.drain());
+    let folder = support::gateway::folder();
+    let ca = folder.join("ca.pem");
+    std::fs::write(&ca, Authority::new("ca").pem()).expect("written");
+    let more = format!("handshake_timeout = \"300ms\"\ntls = {{ ca = \"{}\" }}\n", ca.display());
+    let text = config(upstream, "", &more).replace("ws://", "wss://");
+    let gateway = Gateway::start(&text);
+    assert_eq!(Head::new("/").ask(gateway.address()).status(), 504);
+    let _ = std::fs::remove_dir_all(folder);
+}
+
+/// Opens sessions until there are `n` at once.
+fn fill(address: SocketAddr, path: &str, n: usize) -> Vec<Peer> {
+    let mut held = Vec::new();
+    eventually(&format!("{n} sessions at once"), || {
+        while held.len() < n {
+            let mut peer = Peer::connect(address);
+            peer.write(request(path, "").as_bytes());
+            if status(&peer.head()) != 101 {
+                return false;
+            }
+            held.push(peer);
+        }
+        true
+    });
+    held
+}
+
+#[test]
+fn the_caps_refuse_and_free_themselves() {
+    let rows = [("sessions = 3", 503, "sessions_gateway"), ("sessions_per_client = 3", 429, "sessions_client")];
+    for (limit, expected, label) in rows {
+        let (upstream, seen) = agreeing();
+        let gateway = Gateway::start(&config(upstream, "", &format!("{NO_LIMITS}{limit}\n")));
+        let mut held = fill(gateway.address(), "/", 3);
+        for _ in 0..5 {
+            let reply = Head::new("/").ask(gateway.address());
+            assert_eq!(reply.status(), expected, "{limit}: {reply:?}");
+            let after = reply.all("retry-after");
+            assert!(after.len() == 1 && after[0].parse::<u32>().is_ok_and(|s| s > 0), "{limit}: {reply:?}");
+        }
+        assert_eq!(gateway.log(label).lines().count(), 5);
+        assert_eq!(seen.connections(), 3, "{limit}: nothing was dialled for the refused");
+        // One leaves in good order, one without a word.
+        held.pop().expect("held").write(&masked(8, &close_payload(1000, "")));
+        held.pop().expect("held").reset();
+        held.extend(fill(gateway.address(), "/", 2));
+        assert_eq!(Head::new("/").ask(gateway.address()).status(), expected, "{limit}: full again");
+    }
+}
+
+#[test]
+fn handshakes_of_one_client_have_a_rate() {
+    let (upstream, seen) = agreeing();
+    let gateway = Gateway::start(&config(upstream, "", "[limits]\nhandshakes_per_client = \"3/m\"\n"));
+    // Those that fail an earlier check do not get so far.
+    assert_eq!(Head::new("/").without("Sec-WebSocket-Key").ask(gateway.address()).status(), 400);
+    let _held = fill(gateway.address(), "/", 3);
+    let reply = Head::new("/").ask(gateway.address());
+    assert_eq!(reply.status(), 429, "{reply:?}");
+    let after = reply.all("retry-after")[0].parse::<u32>().expect("seconds");
+    assert!((1..=20).contains(&after), "{reply:?}");
+    assert!(gateway.log("handshake_rate").contains("status=429"));
+    assert_eq!(seen.connections(), 3);
+}
+
+/// An upstream that does what the path says.
+fn moody() -> SocketAddr {
+    serve(|mut peer| {
+        let Some(head) = peer.try_head() else { return };
+        let answer = match head.split(' ').nth(1) {
+            Some("/ok") => switching(&head, ""),
+            Some("/refuses") => "HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nnope".to_owned(),
+            Some("/wrong") => switching(&head, "").replace("Accept: ", "Accept: x"),
+            Some("/dies") => return,
+            _ => String::new(),
+        };
+        if peer.try_write(answer.as_bytes()).is_ok() {
+            peer.drain();
+        }
+    })
+}
+
+#[test]
+fn a_storm_of_broken_handshakes_leaves_no_permit_taken() {
+    const CAP: usize = 6;
+    let more = format!("handshake_timeout = \"500ms\"\n\n{NO_LIMITS}sessions = {CAP}\nsessions_per_client = {CAP}\n");
+    let gateway = Gateway::start(&config(moody(), "", &more));
+    let address = gateway.address();
+    let worker = |seed: usize| {
+        for n in 0..40 {
+            let path = ["/ok", "/refuses", "/wrong", "/dies", "/stalls"][(n + seed) % 5];
+            let text = request(path, "");
+            let mut peer = Peer::connect(address);
+            match (n * 7 + seed) % 6 {
+                // Gone at once, in good order and not, with a half head, with early bytes.
+                0 => drop(peer.try_write(text.as_bytes())),
+                1 => {
+                    let _ = peer.try_write(text.as_bytes());
+                    peer.reset();
+                }
+                2 => drop(peer.try_write(&text.as_bytes()[..text.len() / 2])),
+                3 => drop(peer.try_write(&[text.as_bytes(), &masked(TEXT, b"early")].concat())),
+                // After the answer.
+                _ => {
+                    let _ = peer.try_write(text.as_bytes());
+                    let _ = peer.try_head();
+                }
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for seed in 0..8 {
+            scope.spawn(move || worker(seed));
+        }
+    });
+    // Every place is free again, and there is not one more than there should be.
+    let _held = fill(address, "/ok", CAP);
+    assert_eq!(Head::new("/ok").ask(address).status(), 503);
+}
+
+#[test]
+fn a_client_that_leaves_during_the_dial_frees_everything() {
+    let (sender, stalled) = channel();
+    let sender = std::sync::Mutex::new(sender);
+    let upstream = serve(move |mut peer| {
+        let head = peer.head();
+        if head.starts_with("GET /ok ") {
+            peer.write(switching(&head, "").as_bytes());
+            return peer.drain();
+        }
+        let _ = sender.lock().expect("not poisoned").send(());
+        assert_eq!(peer.rest(), b"");
+        let _ = sender.lock().expect("not poisoned").send(());
+    });
+    let more = format!("handshake_timeout = \"10m\"\n\n{NO_LIMITS}sessions = 1\n");
+    let gateway = Gateway::start(&config(upstream, "", &more));
+    let mut peer = Peer::connect(gateway.address());
+    peer.write(request("/stalls", "").as_bytes());
+    stalled.recv_timeout(PATIENCE).expect("it was dialled");
+    assert_eq!(Head::new("/ok").ask(gateway.address()).status(), 503, "the place is taken");
+    drop(peer);
+    stalled.recv_timeout(PATIENCE).expect("the upstream's connection ended, too");
+    fill(gateway.address(), "/ok", 1);
+}
+
+/// A server's base path in front of the longest target that HTTP allows is one that is too long: an answer, no panic.
+#[test]
+fn a_target_that_is_too_long_for_the_upstream_is_refused() {
+    let (upstream, seen) = agreeing();
+    let text = config(upstream, "", NO_LIMITS)
+        .replace(&format!("ws://{upstream}"), &format!("ws://{upstream}/base"))
+        .replacen("\"127.0.0.1:0\"\n", "\"127.0.0.1:0\"\nhead_bytes_max = \"256KiB\"\n", 1);
+    let gateway = Gateway::start(&text);
+    let reply = Head::new(&format!("/{}", "x".repeat(65_530))).ask(gateway.address());
+    assert_eq!(reply.status(), 400, "{}", reply.head);
+    assert!(!gateway.output().contains("panicked"), "{}", gateway.output());
+    assert!(gateway.log("target_malformed").contains("status=400"));
+    assert_eq!(seen.connections(), 0);
+    assert!(opens(gateway.address(), &Head::new("/")));
 }

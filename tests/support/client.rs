@@ -1,9 +1,10 @@
 //! A WebSocket client that writes and reads bytes as they are, so that it can break every rule.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 
 use super::PATIENCE;
+use super::tls::Stream;
 
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
@@ -35,17 +36,21 @@ impl Frame {
 }
 
 /// One end of a connection: bytes and frames, each read bounded in time.
-#[derive(Debug)]
 pub struct Peer {
-    stream: TcpStream,
+    stream: Stream,
     read: Vec<u8>,
 }
 
 impl Peer {
     pub fn new(stream: TcpStream) -> Peer {
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_nodelay(true).expect("an option");
+        Peer::over(Stream::Plain(stream))
+    }
+
+    pub fn over(stream: Stream) -> Peer {
+        let socket = stream.socket();
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.set_nodelay(true).expect("an option");
         Peer { stream, read: Vec::new() }
     }
 
@@ -63,12 +68,13 @@ impl Peer {
     }
 
     pub fn write(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).expect("it is written");
+        self.try_write(bytes).expect("it is written");
     }
 
     /// Like `write`, for peers that may already be gone.
     pub fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.write_all(bytes)
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
     }
 
     /// The bytes of a head, its empty line included.
@@ -94,18 +100,18 @@ impl Peer {
 
     /// Reads to the end of the stream, however it ends and however long it takes.
     pub fn drain(&mut self) {
-        let _ = self.stream.set_read_timeout(None);
+        let _ = self.stream().set_read_timeout(None);
         let _ = std::io::copy(&mut self.stream, &mut std::io::sink());
     }
 
     /// Whatever arrives within this time.
     pub fn within(&mut self, time: std::time::Duration) -> Vec<u8> {
-        self.stream.set_read_timeout(Some(time)).expect("a timeout");
+        self.stream().set_read_timeout(Some(time)).expect("a timeout");
         let mut buffer = [0; 16 * 1024];
         if let Ok(n) = self.stream.read(&mut buffer) {
             self.read.extend_from_slice(&buffer[..n]);
         }
-        self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        self.stream().set_read_timeout(Some(PATIENCE)).expect("a timeout");
         std::mem::take(&mut self.read)
     }
 
@@ -150,23 +156,24 @@ impl Peer {
                 self.read.extend_from_slice(&buffer[..n]);
                 true
             }
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+            // TLS that ends without a word of it counts as an end, too.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => false,
             Err(error) => panic!("reading: {error}; so far {:?}", String::from_utf8_lossy(&self.read)),
         }
     }
 
     /// Ends our half.
-    pub fn finish(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
+    pub fn finish(&mut self) {
+        self.stream.finish();
     }
 
     /// Closes with a reset.
     pub fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO)).expect("an option");
+        socket2::SockRef::from(self.stream()).set_linger(Some(std::time::Duration::ZERO)).expect("an option");
     }
 
     pub fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.stream.socket()
     }
 }
 

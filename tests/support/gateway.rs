@@ -19,7 +19,7 @@ pub struct Gateway {
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A folder of this test's own; it is removed with the gateway.
-fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let folder = std::env::temp_dir().join(format!("tidegate-test-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a temporary folder");

@@ -7,6 +7,7 @@
 pub mod client;
 pub mod gateway;
 pub mod http;
+pub mod tls;
 pub mod upstream;
 
 use std::time::{Duration, Instant};

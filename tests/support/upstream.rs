@@ -1,24 +1,38 @@
 //! Upstream servers in threads: a script for each connection, and the ones that misbehave by name.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::client::{KEY, Peer};
+use super::tls;
 
 /// A server on a loopback port that runs `script` for each connection, one thread each.
 ///
 /// It lives as long as the test's process: a thread that waits in `accept` holds nothing.
 pub fn serve(script: impl Fn(Peer) + Send + Sync + 'static) -> SocketAddr {
+    listen(move |socket| script(Peer::new(socket)))
+}
+
+/// The same over TLS; clients that do not get through its handshake are dropped.
+pub fn serve_tls(config: Arc<rustls::ServerConfig>, script: impl Fn(Peer) + Send + Sync + 'static) -> SocketAddr {
+    listen(move |socket| {
+        if let Ok(peer) = tls::accept(socket, config.clone()) {
+            script(peer);
+        }
+    })
+}
+
+fn listen(script: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let script = Arc::new(script);
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let script = script.clone();
-            thread::spawn(move || script(Peer::new(stream)));
+            thread::spawn(move || script(stream));
         }
     });
     address
