@@ -155,7 +155,7 @@ async fn websocket(
     let pool = live.pool(upstream);
     let server = pool.next();
     let passed = Passed { host: route.host_header.as_deref(), subprotocols: &subprotocols, deflate: &deflate };
-    let request = upstream_request(parts, server, &hop, &passed);
+    let request = upstream_request(parts, server, &hop, &passed)?;
     let refused = |refusal: Refusal, detail| Refusing { upstream: Some(server.text.clone()), detail, ..refusal.into() };
     let (mut parts, opened) = match dial::dial(pool, server, request).await {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
@@ -181,18 +181,20 @@ async fn websocket(
 }
 
 /// The request to the upstream: the client's, with our fields, to the server's own path.
+///
+/// # Errors
+/// When both paths together are longer than a target may be.
 fn upstream_request(
     mut parts: request::Parts,
     server: &Server,
     hop: &Hop<'_>,
     passed: &Passed<'_>,
-) -> Request<Empty<Bytes>> {
+) -> Result<Request<Empty<Bytes>>, Refusal> {
     fields::upstream_headers(&mut parts.headers, hop, passed);
     let mut request = Request::from_parts(parts, Empty::new());
     let target = route::target(&server.base, request.uri());
-    // It was part of a valid target, and a server's base is one: the sum is, too.
-    *request.uri_mut() = target.parse().expect("a valid path and query");
-    request
+    *request.uri_mut() = target.parse().map_err(|_| Refusal::TargetMalformed)?;
+    Ok(request)
 }
 
 /// Tells the client why not, in the way of the route, and the log.
