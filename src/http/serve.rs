@@ -7,7 +7,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::Response;
@@ -15,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
 
 use super::gate::{self, Body, Handover};
 use crate::config::model::Listener;
@@ -43,18 +45,17 @@ pub struct Secured {
 /// Serves the connection's requests; a WebSocket goes on in a task of its own, and this one's state is gone.
 pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Live>) {
     let Secured { stream, peer, permit, secure } = secured;
-    let handover = Arc::new(Mutex::new(None::<Handover>));
+    let progress = Arc::new(Mutex::new(Progress::default()));
     let visitor = Arc::new(gate::Visitor { peer: peer.ip(), secure, listener: listener.clone() });
     let service = {
-        let (handover, live) = (handover.clone(), live.clone());
+        let (progress, live) = (progress.clone(), live.clone());
         service_fn(move |request| {
-            let (handover, live, visitor) = (handover.clone(), live.clone(), visitor.clone());
+            let (progress, live, visitor) = (progress.clone(), live.clone(), visitor.clone());
             // Boxed, because hyper wants the future to be Unpin where the stream is to be taken back.
             Box::pin(async move {
-                let (response, session) = gate::walk(request, &visitor, &live).await;
-                if session.is_some() {
-                    *handover.lock().unwrap_or_else(PoisonError::into_inner) = session;
-                }
+                lock(&progress).answered = None;
+                let (response, handover) = gate::walk(request, &visitor, &live).await;
+                *lock(&progress) = Progress { handover, answered: Some(Instant::now()) };
                 Ok(response)
             }) as Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>
         })
@@ -70,25 +71,50 @@ pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Liv
         .serve_connection(TokioIo::new(stream), service);
     let mut stopping = pin!(live.drain.begun());
     let mut told = false;
-    let result = std::future::poll_fn(|cx| {
+    // hyper knows a deadline for heads alone: a client that never reads its answer would stay for ever.
+    let patience = 2 * listener.head_timeout;
+    let mut timer = pin!(sleep(patience));
+    let outcome = std::future::poll_fn(|cx| {
         if !told && stopping.as_mut().poll(cx).is_ready() {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        connection.poll_without_shutdown(cx)
+        if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
+            return Poll::Ready(Some(result));
+        }
+        // Read after the poll, which may have brought an answer.
+        let Some(answered) = lock(&progress).answered else { return Poll::Pending };
+        if timer.deadline() != answered + patience {
+            timer.as_mut().reset(answered + patience);
+        }
+        timer.as_mut().poll(cx).map(|()| None)
     })
     .await;
     let parts = connection.into_parts();
     let stream = parts.io.into_inner();
-    let session = handover.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match (session, result) {
-        (Some(session), Ok(())) => {
+    let handover = lock(&progress).handover.take();
+    match (handover, outcome) {
+        // Also when the 101 could not be written: the upstream is told that the client left, and so is the log.
+        (Some(handover), Some(_)) => {
             let opened = Opened { stream, early: parts.read_buf };
-            live.drain.spawn(session.run(opened, permit));
+            live.drain.spawn(handover.run(opened, permit));
         }
-        (_, Ok(())) => linger(stream).await,
-        (_, Err(error)) => failed(stream, &error, &parts.read_buf, peer).await,
+        (None, Some(Ok(()))) => linger(stream).await,
+        (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer).await,
+        (_, None) => tracing::debug!(client = %peer.ip(), "the client did not take its answer in time"),
     }
+}
+
+/// What the requests of a connection have come to.
+#[derive(Default)]
+struct Progress {
+    handover: Option<Handover>,
+    /// Since when the last answer is ready; `None` while one is in the making.
+    answered: Option<Instant>,
+}
+
+fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A head that could not be read. hyper has answered the malformed ones; one that is late is ours to answer.
@@ -108,10 +134,15 @@ async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Soc
         detail: Some(log::chain(error)),
         ..Refused::default()
     });
-    if status == 408 {
-        let text = "the request head was not complete in time\n";
+    // hyper has answered the others.
+    let unanswered = match status {
+        408 => Some(("408 Request Timeout", "the request head was not complete in time\n")),
+        400 if error.is_parse_version_h2() => Some(("400 Bad Request", "this port speaks HTTP/1.1, not HTTP/2\n")),
+        _ => None,
+    };
+    if let Some((status, text)) = unanswered {
         let answer = format!(
-            "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
              Content-Length: {}\r\n\r\n{text}",
             text.len()
         );
