@@ -81,7 +81,7 @@ pub fn refused(refused: &Refused<'_>) {
         reason = refused.reason,
         status = refused.status,
         client = refused.client.map(tracing::field::display),
-        host = refused.host,
+        host = refused.host.map(shortened),
         path = refused.path.map(shortened),
         origin = refused.origin.map(|origin| shortened(&String::from_utf8_lossy(origin))),
         route = refused.route,
@@ -102,11 +102,21 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A log line stays readable whatever a client sends.
+/// A log line stays short and readable whatever a client sends.
+///
+/// The human format escapes what cannot be printed, JSON has no need to: the controls from U+007F to U+009F and the marks
+/// that turn the direction of writing would reach the reader's terminal.
 fn shortened(text: &str) -> String {
     const CHARACTERS: usize = 200;
-    match text.char_indices().nth(CHARACTERS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+    let mut short: String = text.chars().take(CHARACTERS).map(|c| if deceives(c) { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(CHARACTERS).is_some() {
+        short.push('…');
     }
+    short
+}
+
+/// Controls, separators of lines, and the marks of the bidirectional algorithm (UAX #9).
+fn deceives(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
