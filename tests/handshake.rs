@@ -25,13 +25,6 @@ fn spelled(head: &str, name: &str) -> Vec<String> {
     fields.filter(|(found, _)| *found == name).map(|(_, value)| value.to_owned()).collect()
 }
 
-/// Whether a session at `path` works both ways.
-fn opens(address: SocketAddr, head: &Head) -> bool {
-    let mut peer = Peer::connect(address);
-    peer.write(head.text().as_bytes());
-    status(&peer.head()) == 101
-}
-
 #[test]
 fn every_refusal_has_its_status_its_fields_and_its_record_and_nothing_is_dialled() {
     let (upstream, seen) = agreeing();
@@ -40,7 +33,7 @@ fn every_refusal_has_its_status_its_fields_and_its_record_and_nothing_is_dialled
     let gateway = Gateway::start(&config(upstream, route, NO_LIMITS));
     let good =
         |path: &str| Head::new(path).with("Origin: https://a.example.com").with("Sec-WebSocket-Protocol: chat.v1");
-    assert!(opens(gateway.address(), &good("/good")), "the request that the rows edit is right");
+    assert!(good("/good").opens(gateway.address()), "the request that the rows edit is right");
     eventually("the good one was dialled", || seen.connections() == 1);
 
     type Edit = fn(Head) -> Head;
@@ -151,7 +144,7 @@ fn paths_that_can_be_read_in_two_ways_are_refused() {
         "/app/[1]|{2}",
     ];
     for path in rows {
-        assert!(opens(gateway.address(), &Head::new(path)), "{path}");
+        assert!(Head::new(path).opens(gateway.address()), "{path}");
         assert_eq!(seen.last().lines().next(), Some(format!("GET {path} HTTP/1.1").as_str()));
     }
 }
@@ -164,7 +157,7 @@ fn an_absolute_target_must_name_the_host() {
     assert_eq!(other.status(), 400, "{other:?}");
     assert!(gateway.log("host_mismatch").contains("status=400"));
     assert_eq!(seen.connections(), 0);
-    assert!(opens(gateway.address(), &Head::new("http://localhost/x?y")));
+    assert!(Head::new("http://localhost/x?y").opens(gateway.address()));
     assert!(seen.last().starts_with("GET /x?y HTTP/1.1\r\n"), "{}", seen.last());
 }
 
@@ -225,7 +218,7 @@ fn subprotocols_are_filtered_in_the_clients_order() {
     let gateway = Gateway::start(&config(upstream, "subprotocols = [\"v2\", \"v1\"]", NO_LIMITS));
     let rows = [("v1, v2", Some("v1, v2")), ("v3, v1", Some("v1")), ("v2", Some("v2")), ("V1", None), ("v3", None)];
     for (offered, passed) in rows {
-        assert!(opens(gateway.address(), &Head::new("/").with(&format!("Sec-WebSocket-Protocol: {offered}"))));
+        assert!(Head::new("/").with(&format!("Sec-WebSocket-Protocol: {offered}")).opens(gateway.address()));
         assert_eq!(field(&seen.last(), "sec-websocket-protocol").as_deref(), passed, "{offered}");
     }
 }
@@ -256,7 +249,7 @@ fn only_permessage_deflate_is_offered_upstream() {
         ("/off", "permessage-deflate", None),
     ];
     for (path, offered, passed) in rows {
-        assert!(opens(gateway.address(), &Head::new(path).with(&format!("Sec-WebSocket-Extensions: {offered}"))));
+        assert!(Head::new(path).with(&format!("Sec-WebSocket-Extensions: {offered}")).opens(gateway.address()));
         assert_eq!(field(&seen.last(), "sec-websocket-extensions").as_deref(), passed, "{offered}");
     }
 }
@@ -272,7 +265,7 @@ fn the_clients_spelling_reaches_the_upstream_and_ours_is_the_rfcs() {
         .with("x-odd-name: 2")
         .with("X-Other: \u{e9}")
         .with("Cookie: a=b");
-    assert!(opens(gateway.address(), &head));
+    assert!(head.opens(gateway.address()));
     let wire = seen.last();
     assert_eq!(spelled(&wire, "SEC-WEBSOCKET-KEY"), [KEY], "{wire}");
     assert_eq!(spelled(&wire, "sec-websocket-version"), ["13"], "{wire}");
@@ -289,7 +282,7 @@ fn the_clients_spelling_reaches_the_upstream_and_ours_is_the_rfcs() {
     assert_eq!(spelled(&wire, "Forwarded").len(), 1, "{wire}");
     assert_eq!(spelled(&wire, "Via"), ["1.1 tidegate"], "{wire}");
 
-    assert!(opens(gateway.address(), &Head::new("/")));
+    assert!(Head::new("/").opens(gateway.address()));
     let wire = seen.last();
     assert_eq!(spelled(&wire, "Sec-WebSocket-Key"), [KEY], "{wire}");
     assert_eq!(spelled(&wire, "Sec-WebSocket-Version"), ["13"], "{wire}");
@@ -401,7 +394,7 @@ fn a_trusted_proxy_is_believed() {
         .with("X-Forwarded-Proto: https")
         .with("X-Forwarded-Host: chat.example.com")
         .with("Origin: https://chat.example.com");
-    assert!(opens(gateway.address(), &head), "same-origin is what the client asked for");
+    assert!(head.opens(gateway.address()), "same-origin is what the client asked for");
     let wire = Reply { head: seen.last(), body: Vec::new() };
     assert_eq!(wire.all("x-forwarded-for"), ["6.6.6.6, 192.0.2.7, 127.0.0.1"], "{wire:?}");
     assert_eq!(wire.all("x-forwarded-proto"), ["https"], "{wire:?}");
@@ -417,7 +410,7 @@ fn host_header_and_the_servers_base_path() {
     let gateway = Gateway::start(&text);
     let rows = [("/", "/base/"), ("/a/b?c=d", "/base/a/b?c=d"), ("/?x", "/base/?x")];
     for (path, target) in rows {
-        assert!(opens(gateway.address(), &Head::new(path)));
+        assert!(Head::new(path).opens(gateway.address()));
         let wire = seen.last();
         assert!(wire.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{wire}");
         assert_eq!(spelled(&wire, "Host"), ["backend.internal:81"], "{wire}");
@@ -704,7 +697,7 @@ fn several_servers_are_taken_in_turn() {
         .replace(&format!("\"ws://{one}\""), &format!("\"ws://{one}\", \"ws://{two}\", \"ws://{three}\""));
     let gateway = Gateway::start(&text);
     for _ in 0..9 {
-        assert!(opens(gateway.address(), &Head::new("/")));
+        assert!(Head::new("/").opens(gateway.address()));
     }
     assert_eq!([&seen_one, &seen_two, &seen_three].map(|seen| seen.connections()), [3, 3, 3]);
 }
@@ -966,5 +959,5 @@ fn a_target_that_is_too_long_for_the_upstream_is_refused() {
     assert!(!gateway.output().contains("panicked"), "{}", gateway.output());
     assert!(gateway.log("target_malformed").contains("status=400"));
     assert_eq!(seen.connections(), 0);
-    assert!(opens(gateway.address(), &Head::new("/")));
+    assert!(Head::new("/").opens(gateway.address()));
 }

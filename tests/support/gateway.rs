@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::eventually;
 
@@ -29,11 +30,20 @@ pub fn folder() -> PathBuf {
 impl Gateway {
     /// Starts the binary with this `config.toml` and waits until it listens everywhere.
     pub fn start(config: &str) -> Gateway {
-        let directory = folder();
+        Gateway::start_in(folder(), config, "exec \"$0\" \"$@\"")
+    }
+
+    /// The same with at most so many descriptors.
+    pub fn start_with_descriptors(config: &str, max: usize) -> Gateway {
+        Gateway::start_in(folder(), config, &format!("ulimit -n {max} && exec \"$0\" \"$@\""))
+    }
+
+    /// The same in a folder of the caller's, which goes with the gateway, through a line of shell.
+    pub fn start_in(directory: PathBuf, config: &str, shell: &str) -> Gateway {
         std::fs::write(directory.join("config.toml"), config).expect("config.toml is written");
         let listeners = config.matches("[[listener]]").count();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .arg("run")
+        let mut child = Command::new("sh")
+            .args(["-c", shell, env!("CARGO_BIN_EXE_tidegate"), "run"])
             .arg("--config")
             .arg(directory.join("config.toml"))
             .stdin(Stdio::null())
@@ -97,6 +107,15 @@ impl Gateway {
     /// Resident memory in bytes.
     pub fn resident(&self) -> u64 {
         resident(self.child.id())
+    }
+
+    /// Processor time that it has used so far.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the process lives");
+        // Behind the name in brackets: utime and stime are fields 14 and 15, in ticks of 10 ms.
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+        let ticks = |at: usize| fields[at - 3].parse::<u64>().expect("a number");
+        Duration::from_millis(10 * (ticks(14) + ticks(15)))
     }
 
     pub fn signal(&self, name: &str) {

@@ -56,6 +56,13 @@ impl Head {
     pub fn ask(&self, address: SocketAddr) -> Reply {
         ask(address, self.text().as_bytes())
     }
+
+    /// Whether it is answered by a 101; the session is left at once.
+    pub fn opens(&self, address: SocketAddr) -> bool {
+        let mut peer = Peer::connect(address);
+        peer.write(self.text().as_bytes());
+        status(&peer.head()) == 101
+    }
 }
 
 /// An answer that was not a 101, read until the gateway ended the stream.
