@@ -639,6 +639,23 @@ async fn a_close_that_the_client_leaves_unanswered_is_answered_by_us() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_close_that_is_not_answered_in_time_is_answered_by_us() {
+    for side in [Side::Client, Side::Upstream] {
+        let relay = Relay::start(rules());
+        let closer = if side == Side::Client { relay.client.clone() } else { relay.upstream.clone() };
+        let payload = close_payload(1000, "bye");
+        closer.send(&if side == Side::Client { masked(CLOSE, &payload) } else { unmasked(CLOSE, &payload) });
+        sleep(Duration::from_millis(4900)).await;
+        assert_eq!(told(&closer), []);
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(told(&closer), [close(1000, "")]);
+        assert!(closer.is_shut());
+        let end = relay.end().await;
+        assert_eq!((end.client.sent, end.upstream.sent), (Some(1000), Some(1000)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_close_handshake_is_bounded_when_nobody_answers() {
     for cause in Cause::ALL.into_iter().filter(|cause| cause.told(Side::Gateway).0.is_some()) {
         let relay = Relay::start(rules());
@@ -1144,8 +1161,122 @@ async fn played(up: Play, down: Play, client_closes: bool, upstream_closes: bool
     Ok(())
 }
 
+/// What goes wrong, or ends the session, on one side or in the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Drain,
+    Close(Side),
+    End(Side),
+    Reset(Side),
+    /// A frame that breaks a rule.
+    Violation(Side),
+    /// Writing to it fails, while it can still be read.
+    Deaf(Side),
+    /// It takes nothing any more.
+    Stuck(Side),
+}
+
+impl Trouble {
+    /// Whether this side is the one that is broken, so that it need not hear anything.
+    fn breaks(self, side: Side) -> bool {
+        [Trouble::End(side), Trouble::Reset(side), Trouble::Deaf(side), Trouble::Stuck(side)].contains(&self)
+    }
+
+    fn strike(self, relay: &Relay) {
+        let wire = |side| if side == Side::Client { &relay.client } else { &relay.upstream };
+        match self {
+            Trouble::Drain => relay.registry.end_all(Cause::Drain),
+            Trouble::Close(Side::Client) => relay.client.send(&masked(CLOSE, &close_payload(4001, "c"))),
+            Trouble::Close(_) => relay.upstream.send(&unmasked(CLOSE, &close_payload(4002, "u"))),
+            Trouble::End(side) => wire(side).give([Give::End]),
+            Trouble::Reset(side) => wire(side).give([Give::Fail(ErrorKind::ConnectionReset)]),
+            Trouble::Violation(side) => wire(side).send(&[0x83, 0x83]),
+            Trouble::Deaf(side) => wire(side).takes(Take::Fail(ErrorKind::BrokenPipe)),
+            Trouble::Stuck(side) => wire(side).takes(Take::Bytes(0)),
+        }
+    }
+}
+
+fn any_trouble() -> impl Strategy<Value = Trouble> {
+    let side = || prop::bool::ANY.prop_map(|client| if client { Side::Client } else { Side::Upstream });
+    prop_oneof![
+        Just(Trouble::Drain),
+        side().prop_map(Trouble::Close),
+        side().prop_map(Trouble::End),
+        side().prop_map(Trouble::Reset),
+        side().prop_map(Trouble::Violation),
+        side().prop_map(Trouble::Deaf),
+        side().prop_map(Trouble::Stuck),
+    ]
+}
+
+/// Plays both sides in small pieces; troubles strike between them, wherever that is in a frame.
+async fn troubled(up: Play, down: Play, troubles: Vec<(usize, Trouble)>) -> Result<(), TestCaseError> {
+    let relay = Relay::start(RelayRules { max_age: Some(seconds(3600)), ..rules() });
+    let sides = [(Side::Client, &relay.client, &up, true), (Side::Upstream, &relay.upstream, &down, false)];
+    for (_, wire, play, _) in sides {
+        wire.takes(Take::Pattern(play.takes.clone(), 0));
+    }
+    let gives = sides.map(|(_, _, play, mask)| play.gives(&play.encode(mask).concat()));
+    let last = troubles.iter().map(|(at, _)| *at).max().unwrap_or(0);
+    for at in 0..=last {
+        for ((_, wire, ..), gives) in sides.iter().zip(&gives) {
+            wire.give(gives.get(at).cloned());
+        }
+        calm().await;
+        for (_, trouble) in troubles.iter().filter(|(when, _)| *when == at) {
+            trouble.strike(&relay);
+            calm().await;
+        }
+    }
+    let (client, upstream) = (relay.client.clone(), relay.upstream.clone());
+    let sent = [&down, &up].map(|play| {
+        let frames = play.encode(std::ptr::eq(play, &up)).into_iter();
+        frames.filter(|frame| frame[0] & 0x08 == 0).flatten().collect::<Vec<u8>>()
+    });
+    let end = relay.end().await;
+    // A side that is stuck, or stops within a frame, is noticed later than at once.
+    let ended_by_trouble = end.cause != Cause::MaxAge && end.detail != Detail::FrameTimeout;
+    prop_assert!(!ended_by_trouble || end.duration <= seconds(8), "{:?}", end.duration);
+    for (side, wire, codes, sent) in
+        [(Side::Client, client, end.client, &sent[0]), (Side::Upstream, upstream, end.upstream, &sent[1])]
+    {
+        let (whole, rest) = frames(&wire.written());
+        let closes: Vec<&Frame> = whole.iter().filter(|frame| frame.opcode == CLOSE).collect();
+        prop_assert!(closes.len() <= 1, "one Close: {closes:?}");
+        if let [close] = closes[..] {
+            prop_assert_eq!(Some(close), whole.last(), "nothing behind the Close");
+            prop_assert!(rest.is_empty() || wire.is_shut(), "nothing behind the Close");
+        }
+        let code =
+            closes.first().map(|close| close.payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code)));
+        prop_assert_eq!(codes.sent, code, "the record is right");
+        let hangs = end.detail == Detail::FrameTimeout && end.side == side;
+        let healthy = !hangs && !troubles.iter().any(|(_, trouble)| trouble.breaks(side));
+        prop_assert!(!healthy || !rest.is_empty() || code.is_some(), "{:?} is told why", side);
+        prop_assert!(!healthy || wire.is_shut(), "{:?}: its stream is ended", side);
+        let (mut data, ours) = apart(whole);
+        prop_assert!(ours.iter().all(|frame| [CLOSE, PONG, PING].contains(&frame.opcode)));
+        // Half of a Close of ours that a peer would not take is no data.
+        if rest.first().is_some_and(|first| first & 0x08 == 0) {
+            data.extend(rest);
+        }
+        // Inside a frame, a Close or what was to break a rule is payload.
+        let other = if side == Side::Client { Side::Upstream } else { Side::Client };
+        let spoils = [Trouble::Violation(other), Trouble::Close(other)];
+        let spoilt = troubles.iter().any(|(_, trouble)| spoils.contains(trouble));
+        prop_assert!(spoilt || sent.starts_with(&data), "what arrives is what was sent, up to some point");
+    }
+    Ok(())
+}
+
+fn paused(play: impl Future<Output = Result<(), TestCaseError>>) -> Result<(), TestCaseError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(play)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn any_frames_any_cuts_any_writes(
@@ -1154,7 +1285,15 @@ proptest! {
         client_closes: bool,
         upstream_closes: bool,
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        runtime.expect("a runtime").block_on(played(up, down, client_closes, upstream_closes))?;
+        paused(played(up, down, client_closes, upstream_closes))?;
+    }
+
+    #[test]
+    fn any_trouble_anywhere_is_told_once_and_in_time(
+        up in any_play(),
+        down in any_play(),
+        troubles in prop::collection::vec((0..40_usize, any_trouble()), 1..4),
+    ) {
+        paused(troubled(up, down, troubles))?;
     }
 }

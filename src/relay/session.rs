@@ -276,7 +276,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Takes the end forward: answers for those who cannot, shuts what has nothing left to say. True when that changed
     /// what is to be done.
     fn settle(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let mut changed = false;
+        let mut answering = false;
         for side in [Side::Client, Side::Upstream] {
             let (from, to) = self.from(side);
             if !silent(from) {
@@ -286,10 +286,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             } else if from.sends == Sends::Ignored && to.owed() {
                 // Whoever closed gets its answer from us, since the other side gives none (RFC 6455 section 5.5.1).
                 to.close_due = to.codes.received.map(answer).map(Box::new);
-                changed = true;
+                answering = true;
             }
         }
-        if self.pronounce(now, false) {
+        if answering || self.pronounce(now, false) {
             return true;
         }
         let Some(ending) = &mut self.ending else { return false };
@@ -309,7 +309,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.rearm = Some(ending.deadline);
             return true;
         }
-        changed
+        false
     }
 
     /// What the timer brings about; returns when it has to fire next.
