@@ -121,7 +121,7 @@ fn nothing_behind_a_refused_upgrade_is_read_as_a_request() {
         ("with chunks", Head::new("/").with("Transfer-Encoding: chunked").text() + "0\r\n\r\n", 400, 0),
         ("h2c", Head::new("/").set("Upgrade: h2c").text(), 426, 0),
         ("CONNECT", Head::new("/").line("CONNECT localhost:80 HTTP/1.1").text(), 400, 0),
-        ("no route for CONNECT's form", Head::new("/").line("CONNECT / HTTP/1.1").text(), 405, 0),
+        ("no route for CONNECT's form", Head::new("/").line("CONNECT / HTTP/1.1").text(), 400, 0),
         ("refused by the upstream", Head::new("/").text(), 403, 1),
     ];
     for (name, first, expected, dialled) in rows {
