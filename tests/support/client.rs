@@ -39,6 +39,8 @@ impl Frame {
 pub struct Peer {
     stream: Stream,
     read: Vec<u8>,
+    /// The stream ended by a reset, or TLS without a close_notify.
+    pub cut: bool,
 }
 
 impl Peer {
@@ -51,7 +53,7 @@ impl Peer {
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         socket.set_nodelay(true).expect("an option");
-        Peer { stream, read: Vec::new() }
+        Peer { stream, read: Vec::new(), cut: false }
     }
 
     pub fn connect(address: SocketAddr) -> Peer {
@@ -157,7 +159,10 @@ impl Peer {
                 true
             }
             // TLS that ends without a word of it counts as an end, too.
-            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => false,
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+                self.cut = true;
+                false
+            }
             Err(error) => panic!("reading: {error}; so far {:?}", String::from_utf8_lossy(&self.read)),
         }
     }

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    SupportedProtocolVersion,
+};
 
 use super::client::Peer;
 
@@ -102,9 +105,14 @@ impl Authority {
 
     /// A certificate for these names and addresses.
     pub fn issue(&self, names: &[&str]) -> Identity {
+        self.sign(names, |_| {})
+    }
+
+    fn sign(&self, names: &[&str], edit: impl Fn(&mut CertificateParams)) -> Identity {
         let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(names).expect("names");
+        let mut params = CertificateParams::new(names).expect("names");
+        edit(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         Identity {
             certificate: certificate.pem(),
@@ -118,11 +126,30 @@ impl Authority {
     pub fn client(&self, identity: Option<&Identity>) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.der().clone()).expect("an authority");
-        client(roots, identity)
+        client(roots, identity, rustls::DEFAULT_VERSIONS)
+    }
+
+    /// The same with these versions alone.
+    pub fn client_of(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.der().clone()).expect("an authority");
+        client(roots, None, versions)
+    }
+
+    /// A certificate that is valid between these years alone.
+    pub fn issue_between(&self, names: &[&str], from: i32, to: i32) -> Identity {
+        self.sign(names, |params| {
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        })
     }
 }
 
 impl Identity {
+    pub fn leaf(&self) -> &CertificateDer<'static> {
+        &self.chain[0]
+    }
+
     fn key_der(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.der.clone()).into()
     }
@@ -152,11 +179,15 @@ pub fn trusting(pem: &str) -> ClientConfig {
     for certificate in rustls_pemfile::certs(&mut pem.as_bytes()) {
         roots.add(certificate.expect("a certificate")).expect("an authority");
     }
-    client(roots, None)
+    client(roots, None, rustls::DEFAULT_VERSIONS)
 }
 
-fn client(roots: RootCertStore, identity: Option<&Identity>) -> ClientConfig {
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+fn client(
+    roots: RootCertStore,
+    identity: Option<&Identity>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions);
     let builder = builder.expect("versions").with_root_certificates(roots);
     match identity {
         None => builder.with_no_client_auth(),
@@ -176,6 +207,38 @@ pub fn connect(address: SocketAddr, name: &str, config: &ClientConfig) -> io::Re
         connection.complete_io(&mut socket)?;
     }
     Ok(Peer::over(Stream::Client(Box::new(StreamOwned::new(connection, socket)))))
+}
+
+/// What a handshake came to, and the head of the answer to an upgrade request sent behind it.
+pub struct Met {
+    pub head: String,
+    pub version: rustls::ProtocolVersion,
+    pub protocol: Option<Vec<u8>>,
+    pub certificate: CertificateDer<'static>,
+}
+
+/// Opens a session over TLS and leaves. TLS 1.3 tells a client that it is refused only when it reads.
+pub fn meet(address: SocketAddr, name: &str, config: &ClientConfig) -> io::Result<Met> {
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let connection = ClientConnection::new(Arc::new(config.clone()), name).expect("a connection");
+    let socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(super::PATIENCE))?;
+    let mut stream = StreamOwned::new(connection, socket);
+    stream.write_all(super::client::request("/", "").as_bytes())?;
+    let mut head = Vec::new();
+    let mut buffer = [0; 4096];
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => head.extend_from_slice(&buffer[..n]),
+        }
+    }
+    Ok(Met {
+        head: String::from_utf8(head).expect("UTF-8"),
+        version: stream.conn.protocol_version().expect("a version"),
+        protocol: stream.conn.alpn_protocol().map(<[u8]>::to_vec),
+        certificate: stream.conn.peer_certificates().expect("certificates")[0].clone(),
+    })
 }
 
 /// Speaks TLS to a client that has just connected.
