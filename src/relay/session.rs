@@ -262,7 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn pronounce(&mut self, now: Instant, late: bool) -> bool {
         let upstream = &self.upstream;
         let told = upstream.close_due.is_some() || upstream.codes.sent.is_some();
-        let answered = !told || upstream.codes.received.is_some() || upstream.ended || upstream.deaf;
+        let answered = !told || silent(upstream) || upstream.deaf;
         let Some(ending) = self.ending.as_mut().filter(|_| answered || late) else { return false };
         let Some(verdict) = ending.verdict.take() else { return false };
         ending.deadline = now + self.rules.close_timeout;
