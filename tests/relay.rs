@@ -462,6 +462,34 @@ async fn a_side_that_neither_takes_nor_says_anything_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_reads_nothing_of_an_echo_does_not_hold_it_for_ever() {
+    let heartbeat = Heartbeat { interval: seconds(20), timeout: seconds(10) };
+    let relay = Relay::start(RelayRules { heartbeat: Some(heartbeat), ..rules() });
+    // The client does not read, so the echo does not read either: both are held back, each by the other.
+    relay.client.takes(Take::Bytes(0));
+    relay.upstream.takes(Take::Bytes(0));
+    relay.client.send(&masked(BINARY, &[0; 200_000]));
+    relay.upstream.send(&unmasked(BINARY, &[0; 200_000]));
+    let end = relay.end().await;
+    assert_eq!((end.cause, end.detail), (Cause::ClientLost, Detail::HeartbeatLost));
+    assert!(end.duration >= seconds(28) && end.duration <= seconds(60), "{:?}", end.duration);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_echo_that_is_slow_both_ways_goes_on() {
+    let heartbeat = Heartbeat { interval: seconds(20), timeout: seconds(10) };
+    let relay = Relay::start(RelayRules { heartbeat: Some(heartbeat), ..rules() });
+    relay.client.send(&masked(BINARY, &[0; 200_000]));
+    relay.upstream.send(&unmasked(BINARY, &[0; 200_000]));
+    for _ in 0..100 {
+        relay.client.takes(Take::Bytes(100));
+        relay.upstream.takes(Take::Bytes(100));
+        sleep(seconds(9)).await;
+    }
+    assert!(!relay.session.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_frame_that_never_ends_ends_the_session() {
     let relay = Relay::start(RelayRules { frame_timeout: seconds(10), ..rules() });
     relay.client.send(&masked(BINARY, &[0; 1000])[..20]);
@@ -1277,7 +1305,8 @@ fn paused(play: impl Future<Output = Result<(), TestCaseError>>) -> Result<(), T
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    // What fails becomes a test with a name above, not a file of seeds.
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_frames_any_cuts_any_writes(

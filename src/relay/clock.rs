@@ -89,9 +89,10 @@ impl Watch {
         heartbeat: Option<Heartbeat>,
         frame_timeout: Duration,
     ) -> (Verdict, Instant) {
-        if facts.held_back {
+        // Its silence is our doing; that it takes nothing is not. Two sides that hold back each other would else do so for
+        // ever: a client that reads nothing, and the echo behind it.
+        if facts.held_back && !facts.refuses {
             self.seen = now;
-            self.mark = None;
         }
         let (hung, frame_due) = self.frame(now, facts, frame_timeout);
         if hung {

@@ -248,3 +248,43 @@ pub fn code(close: &Control) -> Code {
         _ => NO_CODE,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::proto::scan::Rules;
+
+    fn scanner() -> Scanner {
+        let max = u64::MAX;
+        Scanner::new(Rules {
+            masked: true,
+            deflate: false,
+            frame_bytes_max: max,
+            message_bytes_max: max,
+            fragments_max: None,
+            strict: false,
+        })
+    }
+
+    #[test]
+    fn what_was_kept_back_leaves_no_buffer_behind() {
+        let (near, mut far) = tokio::io::duplex(10);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut leg = Leg::new(near, Bytes::new(), Side::Client, scanner(), Instant::now());
+        leg.write(&mut cx, &[7; 100]);
+        assert!(leg.refuses());
+        let mut taken = Vec::new();
+        while taken.len() < 100 {
+            let mut piece = [0; 10];
+            let mut buf = ReadBuf::new(&mut piece);
+            let _ = Pin::new(&mut far).poll_read(&mut cx, &mut buf);
+            taken.extend_from_slice(buf.filled());
+            leg.write_held(&mut cx);
+        }
+        assert_eq!(taken, [7; 100]);
+        assert!(!leg.refuses());
+        assert_eq!(leg.held.capacity(), 0);
+    }
+}
