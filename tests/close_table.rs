@@ -294,6 +294,16 @@ fn frame_too_big_by_the_client() {
 }
 
 #[test]
+fn frame_too_big_by_a_client_that_sends_all_of_it_before_it_reads() {
+    let mut row = Row::open("frame_bytes_max = \"1KiB\"", "");
+    // More than socket buffers hold: were it not read, its writer would be stuck, or the Close lost in a reset.
+    row.client.write(&masked(BINARY, &vec![0; 32 << 20]));
+    Row::culprit_is_told(&mut row.client, 1009, "frame too big");
+    row.upstream_is_told(1001, "client misbehaved");
+    row.record("frame_too_big", "client", [Some(1009), None, Some(1001), Some(1001)]);
+}
+
+#[test]
 fn frame_too_big_by_the_upstream() {
     let mut row = Row::open("frame_bytes_max = \"1KiB\"", "");
     row.upstream.write(&unmasked(BINARY, &[0; 1025]));
