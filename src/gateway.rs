@@ -19,8 +19,9 @@ use crate::config::{Loaded, show};
 use crate::drain::Drain;
 use crate::http::serve::{self, Secured};
 use crate::limits::Limits;
-use crate::listen::accept::{self, Accepted};
+use crate::listen::accept::{self, Accepted, SecureError};
 use crate::listen::tls::{self, TlsError};
+use crate::observe::log::{self, Refused};
 use crate::relay::Stream;
 use crate::upstream::{self, Pool};
 
@@ -227,15 +228,32 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, listener: Arc<
     let Accepted { stream, peer, permit } = accepted;
     let secured = match tls {
         None => Secured { stream: Stream::Tcp(stream), peer, permit, secure: false },
-        Some(acceptor) => match accept::secure(stream, &acceptor, listener.tls_timeout).await {
-            Ok(stream) => Secured { stream, peer, permit, secure: true },
-            Err(error) => {
-                tracing::debug!(client = %peer.ip(), error = %error, "TLS handshake failed");
-                return;
+        Some(acceptor) => {
+            let secure = tokio::select! {
+                () = live.drain.begun() => return,
+                secure = accept::secure(stream, &acceptor, listener.tls_timeout) => secure,
+            };
+            match secure {
+                Ok(stream) => Secured { stream, peer, permit, secure: true },
+                Err(error) => return not_secured(&error, peer),
             }
-        },
+        }
     };
     serve::connection(secured, listener, live).await;
+}
+
+/// Plain HTTP is somebody's mistake and was answered; garbage and silence come in swarms from scanners.
+fn not_secured(error: &SecureError, peer: SocketAddr) {
+    match error {
+        SecureError::PlainHttp => log::refused(&Refused {
+            reason: "plain_http",
+            status: 400,
+            client: Some(peer.ip()),
+            detail: Some(error.to_string()),
+            ..Refused::default()
+        }),
+        _ => tracing::debug!(client = %peer.ip(), error = %error, "TLS handshake failed"),
+    }
 }
 
 /// Lets the limits forget clients that are gone, for as long as the gateway lives.

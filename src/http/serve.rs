@@ -53,9 +53,9 @@ pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Liv
             let (progress, live, visitor) = (progress.clone(), live.clone(), visitor.clone());
             // Boxed, because hyper wants the future to be Unpin where the stream is to be taken back.
             Box::pin(async move {
-                lock(&progress).answered = None;
+                *lock(&progress) = Progress { asked: true, ..Progress::default() };
                 let (response, handover) = gate::walk(request, &visitor, &live).await;
-                *lock(&progress) = Progress { handover, answered: Some(Instant::now()) };
+                *lock(&progress) = Progress { asked: true, handover, answered: Some(Instant::now()) };
                 Ok(response)
             }) as Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>
         })
@@ -78,6 +78,10 @@ pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Liv
         if !told && stopping.as_mut().poll(cx).is_ready() {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
+            // hyper would wait for a first head that has begun; nobody was promised an answer yet.
+            if !lock(&progress).asked {
+                return Poll::Ready(Some(Ok(())));
+            }
         }
         if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
             return Poll::Ready(Some(result));
@@ -108,6 +112,8 @@ pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Liv
 /// What the requests of a connection have come to.
 #[derive(Default)]
 struct Progress {
+    /// There was a request.
+    asked: bool,
     handover: Option<Handover>,
     /// Since when the last answer is ready; `None` while one is in the making.
     answered: Option<Instant>,
