@@ -19,7 +19,7 @@ use crate::config::{Loaded, show};
 use crate::drain::Drain;
 use crate::http::serve::{self, Secured};
 use crate::limits::Limits;
-use crate::listen::accept::{self, Accepted, SecureError};
+use crate::listen::accept::{self, Accepted, SecureError, Trouble};
 use crate::listen::tls::{self, TlsError};
 use crate::observe::log::{self, Refused};
 use crate::relay::Stream;
@@ -213,10 +213,11 @@ impl Door {
     }
 
     async fn serve(self, live: Arc<Live>) {
+        let mut trouble = Trouble::default();
         loop {
             let accepted = tokio::select! {
                 () = live.drain.begun() => return,
-                accepted = accept::next(&self.socket, &live.limits) => accepted,
+                accepted = accept::next(&self.socket, &live.limits, &mut trouble) => accepted,
             };
             live.drain.spawn(connection(accepted, self.tls.clone(), self.listener.clone(), live.clone()));
         }

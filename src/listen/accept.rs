@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -20,6 +20,14 @@ const SOCKET_BUFFER_BYTES: u32 = 256 * 1024;
 const NOTSENT_BYTES: u32 = 128 * 1024;
 /// How long to wait when no descriptor or memory is left.
 const BACKOFF: Duration = Duration::from_millis(100);
+
+/// For so long nothing may go wrong until accepting counts as recovered: at the limit of open files every connection that
+/// ends lets one in, which is no news.
+const CALM: Duration = Duration::from_secs(5);
+
+/// When accepting last failed; `None` while all is well.
+#[derive(Debug, Default)]
+pub struct Trouble(Option<Instant>);
 
 /// A TCP connection that has its place.
 pub struct Accepted {
@@ -67,12 +75,12 @@ fn tune(stream: &TcpStream) {
 }
 
 /// The next connection that has a place. Never fails: what the system cannot give now is asked for again later.
-pub async fn next(listener: &TcpListener, limits: &Limits) -> Accepted {
-    let mut failing = false;
+pub async fn next(listener: &TcpListener, limits: &Limits, trouble: &mut Trouble) -> Accepted {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if std::mem::take(&mut failing) {
+                if trouble.0.is_some_and(|last| last.elapsed() >= CALM) {
+                    trouble.0 = None;
                     tracing::info!("accepting connections again");
                 }
                 match limits.connection() {
@@ -88,7 +96,7 @@ pub async fn next(listener: &TcpListener, limits: &Limits) -> Accepted {
             // The peer left before we looked.
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
+                if trouble.0.replace(Instant::now()).is_none() {
                     tracing::error!(
                         error = %error,
                         "cannot accept connections; trying again every {} ms (is the limit of open files too low?)",
