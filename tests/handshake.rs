@@ -838,7 +838,7 @@ fn the_caps_refuse_and_free_themselves() {
             let after = reply.all("retry-after");
             assert!(after.len() == 1 && after[0].parse::<u32>().is_ok_and(|s| s > 0), "{limit}: {reply:?}");
         }
-        assert_eq!(gateway.log(label).lines().count(), 5);
+        eventually("all are logged", || gateway.output().matches(label).count() == 5);
         assert_eq!(seen.connections(), 3, "{limit}: nothing was dialled for the refused");
         // One leaves in good order, one without a word.
         held.pop().expect("held").write(&masked(8, &close_payload(1000, "")));
@@ -957,4 +957,75 @@ fn a_target_that_is_too_long_for_the_upstream_is_refused() {
     assert!(gateway.log("target_malformed").contains("status=400"));
     assert_eq!(seen.connections(), 0);
     assert!(Head::new("/").opens(gateway.address()));
+}
+
+/// The stream is taken back from hyper only when nothing of the answer is left in its buffer.
+#[test]
+fn a_large_refusal_reaches_a_slow_client_to_its_last_byte() {
+    const BODY: usize = 16 << 20;
+    let (upstream, _) = answering(|_| {
+        [format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {BODY}\r\n\r\n").as_bytes(), &vec![b'x'; BODY]].concat()
+    });
+    let gateway = Gateway::start(&config(upstream, "", NO_LIMITS));
+    let mut peer = Peer::connect(gateway.address());
+    peer.write(request("/", "").as_bytes());
+    assert_eq!(status(&peer.head()), 403);
+    let mut left = BODY;
+    while left > 0 {
+        left -= peer.bytes(left.min(1 << 20)).len();
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(peer.rest(), b"");
+}
+
+#[test]
+fn a_connection_may_serve_pages_before_it_becomes_a_session() {
+    let (upstream, seen) = agreeing();
+    let page = "path = \"/ws\"\n\n[[route]]\nname = \"page\"\npath = \"/\"\npage = \"chat\"";
+    let gateway = Gateway::start(&config(upstream, page, NO_LIMITS));
+    let mut peer = Peer::connect(gateway.address());
+    let page = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let head_only = "HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    // All in one segment: each is answered in turn, and the frame is the session's.
+    peer.write(&[page.as_bytes(), head_only.as_bytes(), request("/ws", "").as_bytes(), &masked(9, b"p")].concat());
+    let first = peer.head();
+    assert_eq!(status(&first), 200);
+    peer.bytes(field(&first, "content-length").and_then(|n| n.parse().ok()).expect("a length"));
+    assert_eq!(status(&peer.head()), 200);
+    assert_eq!(status(&peer.head()), 101);
+    let pong = peer.frame();
+    assert_eq!((pong.opcode, &pong.payload[..]), (10, &b"p"[..]));
+    assert!(seen.last().starts_with("GET /ws "), "{:?}", seen.heads());
+    // A WebSocket to the page itself is none.
+    assert_eq!(Head::new("/").ask(gateway.address()).status(), 404);
+}
+
+#[test]
+fn a_handshake_that_is_under_way_when_the_gateway_stops_ends_with_1012() {
+    let (sender, waiting) = channel();
+    let sender = std::sync::Mutex::new(sender);
+    let upstream = serve(move |mut peer| {
+        let head = peer.head();
+        let _ = sender.lock().expect("not poisoned").send((peer, head));
+    });
+    let mut gateway = Gateway::start(&config(upstream, "", &format!("handshake_timeout = \"1m\"\n\n{NO_LIMITS}")));
+    let address = gateway.address();
+    // One that is half a head, one that says nothing: they do not hold up the end.
+    let mut half = Peer::connect(address);
+    half.write(b"GET / HTTP/1.1\r\nHo");
+    let _silent = Peer::connect(address);
+    let mut peer = Peer::connect(address);
+    peer.write(request("/", "").as_bytes());
+    let (mut server, head) = waiting.recv_timeout(PATIENCE).expect("it was dialled");
+    gateway.signal("TERM");
+    gateway.log("stopping");
+    server.write(switching(&head, "").as_bytes());
+    assert_eq!(status(&peer.head()), 101);
+    assert_eq!(peer.frame().close().0, 1012);
+    peer.write(&masked(8, &close_payload(1012, "")));
+    assert_eq!(server.frame().close().0, 1001);
+    server.write(&unmasked(8, &close_payload(1001, "")));
+    server.finish();
+    assert!(gateway.wait().success());
+    assert!(gateway.output().contains("cause=\"drain\""), "{}", gateway.output());
 }

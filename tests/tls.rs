@@ -251,3 +251,17 @@ fn start_fails(folder: &Path, text: &str) -> (Option<i32>, String) {
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
+
+#[test]
+fn a_tls_handshake_that_never_goes_on_does_not_hold_up_the_end() {
+    let authority = Authority::new("test");
+    let folder = folder();
+    let files = authority.issue(&["localhost"]).write(&folder, "server");
+    let text = text("").replace("tls = {  }", &format!("tls = {{ {} }}\ntls_timeout = \"10m\"", pair(&files)));
+    let mut gateway = Gateway::start_in(folder, &text, SHELL);
+    tls::meet(gateway.address(), "localhost", &authority.client(None)).expect("TLS");
+    let mut silent = Peer::connect(gateway.address());
+    silent.write(&[22, 3, 1]);
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+}
