@@ -814,8 +814,9 @@ fn fill(address: SocketAddr, path: &str, n: usize) -> Vec<Peer> {
     eventually(&format!("{n} sessions at once"), || {
         while held.len() < n {
             let mut peer = Peer::connect(address);
-            peer.write(request(path, "").as_bytes());
-            if status(&peer.head()) != 101 {
+            // Over the cap of connections there is no answer at all.
+            let _ = peer.try_write(request(path, "").as_bytes());
+            if peer.try_head().is_none_or(|head| status(&head) != 101) {
                 return false;
             }
             held.push(peer);
@@ -883,39 +884,50 @@ fn moody() -> SocketAddr {
 #[test]
 fn a_storm_of_broken_handshakes_leaves_no_permit_taken() {
     const CAP: usize = 6;
-    let more = format!("handshake_timeout = \"500ms\"\n\n{NO_LIMITS}sessions = {CAP}\nsessions_per_client = {CAP}\n");
-    let gateway = Gateway::start(&config(moody(), "", &more));
-    let address = gateway.address();
-    let worker = |seed: usize| {
-        for n in 0..40 {
-            let path = ["/ok", "/refuses", "/wrong", "/dies", "/stalls"][(n + seed) % 5];
-            let text = request(path, "");
-            let mut peer = Peer::connect(address);
-            match (n * 7 + seed) % 6 {
-                // Gone at once, in good order and not, with a half head, with early bytes.
-                0 => drop(peer.try_write(text.as_bytes())),
-                1 => {
-                    let _ = peer.try_write(text.as_bytes());
-                    peer.reset();
-                }
-                2 => drop(peer.try_write(&text.as_bytes()[..text.len() / 2])),
-                3 => drop(peer.try_write(&[text.as_bytes(), &masked(TEXT, b"early")].concat())),
-                // After the answer.
-                _ => {
-                    let _ = peer.try_write(text.as_bytes());
-                    let _ = peer.try_head();
-                }
+    let rows = [format!("sessions = {CAP}\nsessions_per_client = {CAP}"), format!("connections = {CAP}")];
+    for (limits, refuse) in rows.into_iter().zip(["http", "close"]) {
+        let more = format!("handshake_timeout = \"500ms\"\n\n{NO_LIMITS}{limits}\n");
+        let route = format!("refuse = \"{refuse}\"\nclose_timeout = \"1s\"");
+        let gateway = Gateway::start(&config(moody(), &route, &more));
+        let address = gateway.address();
+        thread::scope(|scope| {
+            for seed in 0..8 {
+                scope.spawn(move || storm(address, seed));
+            }
+        });
+        // Every place is free again, and there is not one more than there should be.
+        let _held = fill(address, "/ok", CAP);
+        let mut one_more = Peer::connect(address);
+        let _ = one_more.try_write(request("/ok", "").as_bytes());
+        match one_more.try_head() {
+            Some(head) if refuse == "http" => assert_eq!(status(&head), 503),
+            head => assert_eq!(head, None, "{limits}"),
+        }
+    }
+}
+
+/// Forty handshakes that end in every way.
+fn storm(address: SocketAddr, seed: usize) {
+    for n in 0..40 {
+        let path = ["/ok", "/refuses", "/wrong", "/dies", "/stalls"][(n + seed) % 5];
+        let text = request(path, "");
+        let mut peer = Peer::connect(address);
+        match (n * 7 + seed) % 6 {
+            // Gone at once, in good order and not, with a half head, with early bytes.
+            0 => drop(peer.try_write(text.as_bytes())),
+            1 => {
+                let _ = peer.try_write(text.as_bytes());
+                peer.reset();
+            }
+            2 => drop(peer.try_write(&text.as_bytes()[..text.len() / 2])),
+            3 => drop(peer.try_write(&[text.as_bytes(), &masked(TEXT, b"early")].concat())),
+            // After the answer.
+            _ => {
+                let _ = peer.try_write(text.as_bytes());
+                let _ = peer.try_head();
             }
         }
-    };
-    thread::scope(|scope| {
-        for seed in 0..8 {
-            scope.spawn(move || worker(seed));
-        }
-    });
-    // Every place is free again, and there is not one more than there should be.
-    let _held = fill(address, "/ok", CAP);
-    assert_eq!(Head::new("/ok").ask(address).status(), 503);
+    }
 }
 
 #[test]
@@ -1028,4 +1040,39 @@ fn a_handshake_that_is_under_way_when_the_gateway_stops_ends_with_1012() {
     server.finish();
     assert!(gateway.wait().success());
     assert!(gateway.output().contains("cause=\"drain\""), "{}", gateway.output());
+}
+
+#[test]
+fn a_host_is_one_name_or_address_and_a_port() {
+    let (upstream, seen) = agreeing();
+    let gateway = Gateway::start(&config(upstream, "", NO_LIMITS));
+    let wrong = [
+        "",
+        "a,b",
+        "user@localhost",
+        "localhost:80abc",
+        "localhost:99999",
+        "[::1",
+        "::1",
+        "a/b",
+        "a?b",
+        "a#b",
+        "a\\b",
+        "localhost\u{e9}",
+        "a b",
+        "%6cocalhost",
+    ];
+    for host in wrong {
+        let reply = Head::new("/").set(&format!("Host: {host}")).ask(gateway.address());
+        assert_eq!(reply.status(), 400, "{host:?}: {reply:?}");
+    }
+    for target in ["http://localhost@evil/x", "http://evil@localhost/x", "http://evil:80/x", "http://localhost:81/x"] {
+        let reply = Head::new(target).ask(gateway.address());
+        assert_eq!(reply.status(), 400, "{target}: {reply:?}");
+    }
+    assert_eq!(seen.connections(), 0);
+    for host in ["LOCALHOST", "localhost:8080", "127.0.0.1", "[::1]:80", "a-b.example.", "a_b"] {
+        assert!(Head::new("/").set(&format!("Host: {host}")).opens(gateway.address()), "{host}");
+        assert_eq!(spelled(&seen.last(), "Host"), [host]);
+    }
 }
