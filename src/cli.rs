@@ -35,15 +35,15 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve what the configuration says (the same as no command)
+    /// Serve what the configuration says; SIGTERM or Ctrl-C stops it (the same as no command)
     Run(ConfigArg),
-    /// Look for every problem in the configuration, and say what it would do
+    /// Look for every problem in the configuration (exit code 1 when there is one), and say what it would do
     Check(CheckArgs),
     /// Run one embedded WebSocket server as a process of its own
     Backend(BackendArgs),
-    /// Make a self-signed certificate for development
+    /// Make a self-signed certificate for development, valid for 397 days; prints the paths of certificate and key
     Cert(CertArgs),
-    /// Print the completions of a shell
+    /// Print a completion script for a shell
     Completions { shell: Shell },
 }
 
@@ -78,9 +78,9 @@ struct BackendArgs {
 enum Kind {
     /// Returns every message
     Echo,
-    /// Pushes the time every second
+    /// Pushes the time every second, as text
     Clock,
-    /// A chat server
+    /// A chat server; rooms are paths
     Chat,
 }
 
@@ -200,7 +200,7 @@ fn load(args: &ConfigArg) -> Result<Loaded, Problems> {
         Some(path) => config::load(path, &inspect),
         // Only what is not there at all: a file that cannot be read must be told.
         None if default.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
-            eprintln!("no {CONFIG_FILE} here: the built-in example runs");
+            eprintln!("no {CONFIG_FILE} here: the built-in example runs, with its certificate in ./certs");
             let environment = |name: &str| std::env::var(name).ok();
             config::parse_with(EXAMPLE, Path::new("built-in config.toml"), &environment, &inspect)
         }

@@ -16,33 +16,17 @@ use tokio_util::sync::CancellationToken;
 use crate::backend;
 use crate::config::model::{Config, Listener};
 use crate::config::{Loaded, show};
-use crate::drain::Drain;
 use crate::http::serve::{self, Secured};
 use crate::limits::Limits;
 use crate::listen::accept::{self, Accepted, SecureError, Trouble};
 use crate::listen::tls::{self, TlsError};
+use crate::live::Live;
 use crate::observe::log::{self, Refused};
 use crate::relay::Stream;
 use crate::upstream::{self, Pool};
 
 /// How often limits forget clients that are gone.
 const SWEEP: Duration = Duration::from_secs(60);
-
-/// What every connection of the gateway shares.
-#[derive(Debug)]
-pub struct Live {
-    pub config: Arc<Config>,
-    pub limits: Limits,
-    pub drain: Drain,
-    pools: HashMap<String, Pool>,
-}
-
-impl Live {
-    /// The servers of an upstream that a route names.
-    pub fn pool(&self, upstream: &str) -> &Pool {
-        self.pools.get(upstream).expect("a Config names only upstreams that it has")
-    }
-}
 
 /// A running gateway.
 #[derive(Debug)]
@@ -157,7 +141,7 @@ impl Gateway {
             servers.push(backend::run(server.kind, listener, backends.clone()));
         }
         let limits = Limits::new(&config.limits);
-        let live = Arc::new(Live { config: Arc::new(config), limits, drain: Drain::default(), pools });
+        let live = Arc::new(Live::new(config, limits, pools));
         for server in servers {
             tokio::spawn(server);
         }

@@ -32,6 +32,7 @@ pub mod gateway;
 pub mod http;
 pub mod limits;
 pub mod listen;
+pub mod live;
 pub mod observe;
 pub mod pem;
 pub mod policy;

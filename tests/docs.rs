@@ -140,7 +140,7 @@ every_refusal! {
     OriginMalformed, SubprotocolRequired, SessionsGateway, SessionsClient,
     HandshakeRate { retry_after: Duration::from_secs(1) }, Draining, UpstreamUnreachable, UpstreamResolve,
     UpstreamTls, UpstreamConnectTimeout, UpstreamHandshakeTimeout, UpstreamBadAnswer,
-    UpstreamRefused(StatusCode::FORBIDDEN), Internal,
+    UpstreamRefused(StatusCode::FORBIDDEN),
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub fn summary(config: &Config) -> String {
             let timeouts = [upstream.connect_timeout, upstream.handshake_timeout].map(show_duration);
             vec![upstream.name.clone(), servers.join(", "), timeouts.join(" + ")]
         });
-        let _ = write!(out, "\n{}", table(&["UPSTREAM", "SERVERS", "TIMEOUTS"], rows));
+        let _ = write!(out, "\n{}", table(&["UPSTREAM", "SERVERS", "CONNECT + ANSWER TIMEOUT"], rows));
     }
     if !config.backends.is_empty() {
         let _ = write!(out, "\n{}", table(&["BACKEND", "LISTENS ON"], config.backends.iter().map(backend)));

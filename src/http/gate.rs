@@ -14,8 +14,9 @@ use hyper::body::Incoming;
 
 use super::spelling;
 use crate::config::model::{Compression, Listener, Refuse, Route, Server, Target};
-use crate::gateway::Live;
+
 use crate::limits::{Permit, Permits};
+use crate::live::Live;
 use crate::observe::log::{self, About, Refused};
 use crate::policy::client::{self, Client};
 use crate::policy::{origin, route, subprotocol};

@@ -20,9 +20,11 @@ use tokio::time::{Instant, sleep};
 
 use super::gate::{self, Body, Handover};
 use crate::config::model::Listener;
-use crate::gateway::Live;
+
 use crate::limits::Permit;
+use crate::live::Live;
 use crate::observe::log::{self, Refused};
+use crate::proto::handshake::Refusal;
 use crate::relay::Stream;
 use crate::relay::session::Opened;
 
@@ -125,31 +127,34 @@ fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
 
 /// A head that could not be read. hyper has answered the malformed ones; one that is late is ours to answer.
 async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: SocketAddr) {
-    let (reason, status) = match error {
+    let refusal = match error {
         error if error.is_timeout() && read.is_empty() => return linger(stream).await,
-        error if error.is_timeout() => ("head_timeout", 408),
-        error if error.is_parse_too_large() => ("head_too_large", 431),
-        error if error.is_parse() => ("malformed_head", 400),
+        error if error.is_timeout() => Refusal::HeadTimeout,
+        error if error.is_parse_too_large() => Refusal::HeadTooLarge,
+        error if error.is_parse() => Refusal::HeadMalformed,
         // The client went away.
         _ => return,
     };
     log::refused(&Refused {
-        reason,
-        status,
+        reason: refusal.label(),
+        status: refusal.status().as_u16(),
         client: Some(peer.ip()),
         detail: Some(log::chain(error)),
         ..Refused::default()
     });
     // hyper has answered the others.
-    let unanswered = match status {
-        408 => Some(("408 Request Timeout", "the request head was not complete in time\n")),
-        400 if error.is_parse_version_h2() => Some(("400 Bad Request", "this port speaks HTTP/1.1, not HTTP/2\n")),
+    let unanswered = match refusal {
+        Refusal::HeadTimeout => Some(format!("{refusal}\n")),
+        Refusal::HeadMalformed if error.is_parse_version_h2() => {
+            Some("this port speaks HTTP/1.1, not HTTP/2\n".to_owned())
+        }
         _ => None,
     };
-    if let Some((status, text)) = unanswered {
+    if let Some(text) = unanswered {
         let answer = format!(
-            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
+            "HTTP/1.1 {}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
              Content-Length: {}\r\n\r\n{text}",
+            refusal.status(),
             text.len()
         );
         if tokio::time::timeout(LINGER, stream.write_all(answer.as_bytes())).await.is_err() {

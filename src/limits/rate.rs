@@ -8,14 +8,14 @@ use crate::config::model::Rate;
 use crate::policy::client::ClientKey;
 use crate::proto::handshake::Refusal;
 
-/// Clients remembered one by one; beyond it newcomers share one bucket, so that an attack from many addresses costs
-/// bounded memory.
+/// Clients remembered one by one; beyond it all share one bucket until the next sweep, so that an attack from many
+/// addresses costs bounded memory.
 const CLIENTS_MAX: usize = 200_000;
 
 #[derive(Debug)]
 pub struct Handshakes {
     clients: RateLimiter<ClientKey, DashMapStateStore<ClientKey>, DefaultClock>,
-    newcomers: governor::DefaultDirectRateLimiter,
+    everybody: governor::DefaultDirectRateLimiter,
 }
 
 impl Handshakes {
@@ -23,7 +23,7 @@ impl Handshakes {
         let period = rate.per / rate.count.get();
         // A period of zero would be no limit at all; `check` refuses rates that fine.
         let quota = Quota::with_period(period).unwrap_or_else(|| Quota::per_second(rate.count)).allow_burst(rate.count);
-        Handshakes { clients: RateLimiter::dashmap(quota), newcomers: RateLimiter::direct(quota) }
+        Handshakes { clients: RateLimiter::dashmap(quota), everybody: RateLimiter::direct(quota) }
     }
 
     /// # Errors
@@ -31,7 +31,7 @@ impl Handshakes {
     pub fn check(&self, client: ClientKey) -> Result<(), Refusal> {
         let clock = DefaultClock::default();
         let verdict =
-            if self.clients.len() < CLIENTS_MAX { self.clients.check_key(&client) } else { self.newcomers.check() };
+            if self.clients.len() < CLIENTS_MAX { self.clients.check_key(&client) } else { self.everybody.check() };
         verdict.map_err(|until| Refusal::HandshakeRate { retry_after: until.wait_time_from(clock.now()) })
     }
 

@@ -89,7 +89,12 @@ pub async fn next(listener: &TcpListener, limits: &Limits, trouble: &mut Trouble
                         return Accepted { stream, peer, permit };
                     }
                     None => {
-                        tracing::debug!(client = %peer, "refused a connection: limits.connections is reached");
+                        tracing::debug!(client = %peer, "closed a connection that has no place");
+                        if trouble.0.replace(Instant::now()).is_none() {
+                            tracing::warn!(
+                                "limits.connections is reached: new connections are closed until others end"
+                            );
+                        }
                     }
                 }
             }

@@ -46,7 +46,7 @@ pub struct Entry {
 impl Registry {
     /// Puts a session on the list.
     pub fn enter(self: &Arc<Self>) -> Entry {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let order = Arc::new(Order::default());
         self.shard(id).insert(id, order.clone());
         // Read after the insert: whoever orders all to end either finds this entry or is seen here.
@@ -84,7 +84,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Entry {
-    /// The number of this session, unique in this process.
+    /// The number of this session, unique in this process, from 1 on.
     pub fn id(&self) -> u64 {
         self.id
     }

@@ -113,10 +113,6 @@ pub enum Refusal {
     /// It answered with a status of its own, which reaches the client unless the route refuses with a Close.
     #[error("the server behind this gateway refused the handshake with status {}", .0.as_u16())]
     UpstreamRefused(StatusCode),
-
-    /// A fault of ours.
-    #[error("the gateway failed")]
-    Internal,
 }
 
 impl Refusal {
@@ -231,8 +227,6 @@ impl Refusal {
             // A 4xx is the upstream's policy about this client; anything else is its failure.
             Self::UpstreamRefused(status) if status.is_client_error() => (*status, "upstream_refused", policy),
             Self::UpstreamRefused(status) => (*status, "upstream_refused", failed),
-
-            Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", failed),
         }
     }
 }

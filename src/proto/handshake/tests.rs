@@ -235,7 +235,7 @@ fn refusals() -> Vec<Refusal> {
         R::SubprotocolRequired, R::SessionsGateway, R::SessionsClient,
         R::HandshakeRate { retry_after: Duration::MAX }, R::Draining, R::UpstreamUnreachable, R::UpstreamResolve,
         R::UpstreamTls, R::UpstreamConnectTimeout, R::UpstreamHandshakeTimeout, R::UpstreamBadAnswer,
-        R::UpstreamRefused(StatusCode::UNAUTHORIZED), R::Internal,
+        R::UpstreamRefused(StatusCode::UNAUTHORIZED),
     ]
 }
 
@@ -292,7 +292,6 @@ fn refusals_and_what_they_say() {
         (R::UpstreamBadAnswer, 502, Some(1011), ""),
         (R::UpstreamRefused(StatusCode::FORBIDDEN), 403, Some(1008), ""),
         (R::UpstreamRefused(StatusCode::BAD_GATEWAY), 502, Some(1011), ""),
-        (R::Internal, 500, Some(1011), ""),
     ];
     for (refusal, status, code, headers) in rows {
         assert_eq!(refusal.status().as_u16(), status, "{refusal:?}");

@@ -1,0 +1,29 @@
+//! What every connection of a gateway shares: the configuration and what was built from it.
+
+use std::collections::HashMap;
+
+use crate::config::model::Config;
+use crate::drain::Drain;
+use crate::limits::Limits;
+use crate::upstream::Pool;
+
+/// A configuration in service.
+#[derive(Debug)]
+pub struct Live {
+    pub config: Config,
+    pub limits: Limits,
+    pub drain: Drain,
+    pools: HashMap<String, Pool>,
+}
+
+impl Live {
+    /// `pools` has every upstream of `config`, by name.
+    pub fn new(config: Config, limits: Limits, pools: HashMap<String, Pool>) -> Self {
+        Live { config, limits, drain: Drain::default(), pools }
+    }
+
+    /// The servers of an upstream that a route names.
+    pub fn pool(&self, upstream: &str) -> &Pool {
+        self.pools.get(upstream).expect("a Config names only upstreams that it has")
+    }
+}
