@@ -134,7 +134,7 @@ macro_rules! every_refusal {
 
 every_refusal! {
     HeadMalformed, HeadTooLarge, HeadTimeout, HostMissing, HostRepeated, HostMalformed, HostMismatch,
-    TargetMalformed, PathDotSegment, PathBackslash, PathControl, PathEncodedSlash, NoRoute, PageMethod, Method,
+    TargetMalformed, TargetTooLong, PathDotSegment, PathBackslash, PathControl, PathEncodedSlash, NoRoute, PageMethod, Method,
     HttpVersion, ContentLengthMalformed, HasBody, NotAnUpgrade, ConnectionLacksUpgrade, Version, KeyMissing,
     KeyRepeated, KeyMalformed, SubprotocolsMalformed, SubprotocolRepeated, OriginNotAllowed, OriginMissing,
     OriginMalformed, SubprotocolRequired, SessionsGateway, SessionsClient,

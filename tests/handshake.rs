@@ -964,9 +964,9 @@ fn a_target_that_is_too_long_for_the_upstream_is_refused() {
         .replacen("\"127.0.0.1:0\"\n", "\"127.0.0.1:0\"\nhead_bytes_max = \"256KiB\"\n", 1);
     let gateway = Gateway::start(&text);
     let reply = Head::new(&format!("/{}", "x".repeat(65_530))).ask(gateway.address());
-    assert_eq!(reply.status(), 400, "{}", reply.head);
+    assert_eq!(reply.status(), 414, "{}", reply.head);
     assert!(!gateway.output().contains("panicked"), "{}", gateway.output());
-    assert!(gateway.log("target_malformed").contains("status=400"));
+    assert!(gateway.log("target_too_long").contains("status=414"));
     assert_eq!(seen.connections(), 0);
     assert!(Head::new("/").opens(gateway.address()));
 }

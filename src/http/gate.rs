@@ -194,7 +194,7 @@ fn upstream_request(
     fields::upstream_headers(&mut parts.headers, hop, passed);
     let mut request = Request::from_parts(parts, Empty::new());
     let target = route::target(&server.base, request.uri());
-    *request.uri_mut() = target.parse().map_err(|_| Refusal::TargetMalformed)?;
+    *request.uri_mut() = target.parse().map_err(|_| Refusal::TargetTooLong)?;
     Ok(request)
 }
 

@@ -36,6 +36,8 @@ pub enum Refusal {
     // The request target and its route.
     #[error("the request target is not a valid path: encode every byte that RFC 3986 does not allow")]
     TargetMalformed,
+    #[error("the request target is too long")]
+    TargetTooLong,
     #[error("the path has a dot segment: send the path that it stands for")]
     PathDotSegment,
     #[error("the path has a backslash")]
@@ -188,6 +190,7 @@ impl Refusal {
             Self::HostMismatch => (S::BAD_REQUEST, "host_mismatch", None),
 
             Self::TargetMalformed => (S::BAD_REQUEST, "target_malformed", None),
+            Self::TargetTooLong => (S::URI_TOO_LONG, "target_too_long", None),
             Self::PathDotSegment => (S::BAD_REQUEST, "path_dot_segment", None),
             Self::PathBackslash => (S::BAD_REQUEST, "path_backslash", None),
             Self::PathControl => (S::BAD_REQUEST, "path_control", None),

@@ -228,7 +228,7 @@ fn refusals() -> Vec<Refusal> {
     use Refusal as R;
     vec![
         R::HeadMalformed, R::HeadTooLarge, R::HeadTimeout, R::HostMissing, R::HostRepeated, R::HostMalformed,
-        R::HostMismatch, R::TargetMalformed, R::PathDotSegment, R::PathBackslash, R::PathControl, R::PathEncodedSlash,
+        R::HostMismatch, R::TargetMalformed, R::TargetTooLong, R::PathDotSegment, R::PathBackslash, R::PathControl, R::PathEncodedSlash,
         R::NoRoute, R::PageMethod, R::Method, R::HttpVersion, R::ContentLengthMalformed, R::HasBody, R::NotAnUpgrade,
         R::ConnectionLacksUpgrade, R::Version, R::KeyMissing, R::KeyRepeated, R::KeyMalformed,
         R::SubprotocolsMalformed, R::SubprotocolRepeated, R::OriginNotAllowed, R::OriginMissing, R::OriginMalformed,
@@ -265,6 +265,7 @@ fn refusals_and_what_they_say() {
         (R::HeadTooLarge, 431, None, ""),
         (R::HeadTimeout, 408, None, ""),
         (R::HostMissing, 400, None, ""),
+        (R::TargetTooLong, 414, None, ""),
         (R::PathDotSegment, 400, None, ""),
         (R::NoRoute, 404, None, ""),
         (R::PageMethod, 405, None, "allow: GET, HEAD"),
