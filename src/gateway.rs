@@ -23,6 +23,7 @@ use crate::listen::tls::{self, TlsError};
 use crate::live::Live;
 use crate::observe::log::{self, Refused};
 use crate::relay::Stream;
+use crate::socket;
 use crate::upstream::{self, Pool};
 
 /// How often limits forget clients that are gone.
@@ -191,7 +192,7 @@ impl Door {
             None => None,
         };
         let failed = |source| StartError::Listen { address: listener.address, source };
-        let socket = accept::bind(listener.address).map_err(failed)?;
+        let socket = socket::listen(listener.address).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         Ok(Door { listener: Arc::new(listener.clone()), socket, address, tls })
     }

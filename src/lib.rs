@@ -38,4 +38,5 @@ pub mod pem;
 pub mod policy;
 pub mod proto;
 pub mod relay;
+pub mod socket;
 pub mod upstream;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tidegate::config;
-use tidegate::proto::handshake::Refusal;
+use tidegate::proto::refusal::Refusal;
 use tidegate::relay::Side;
 use tidegate::relay::end::{Cause, Told};
 

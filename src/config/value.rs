@@ -15,7 +15,7 @@ use super::model::{HostPattern, OriginPattern, Rate, Server, ServerAddress};
 use super::tree::{Node, Value};
 use crate::policy::origin::default_port;
 use crate::policy::route;
-use crate::proto::handshake::Refusal;
+use crate::proto::refusal::Refusal;
 
 /// Why a value is refused, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]

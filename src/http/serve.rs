@@ -9,13 +9,12 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
 
 use http::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
 use super::gate::{self, Body, Handover};
@@ -24,14 +23,10 @@ use crate::config::model::Listener;
 use crate::limits::Permit;
 use crate::live::Live;
 use crate::observe::log::{self, Refused};
-use crate::proto::handshake::Refusal;
-use crate::relay::Stream;
+use crate::proto::refusal::Refusal;
 use crate::relay::session::Opened;
+use crate::relay::stream::{self, Stream};
 
-/// How long a client may take to read our last answer and end its side.
-const LINGER: Duration = Duration::from_secs(2);
-/// What it may still send meanwhile.
-const LINGER_BYTES: usize = 1024 * 1024;
 /// hyper's own minimum.
 const HEAD_BUFFER_MIN: usize = 8192;
 
@@ -105,7 +100,7 @@ pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Liv
             let opened = Opened { stream, early: parts.read_buf };
             live.drain.spawn(handover.run(opened, permit));
         }
-        (None, Some(Ok(()))) => linger(stream).await,
+        (None, Some(Ok(()))) => stream.linger().await,
         (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer).await,
         (_, None) => tracing::debug!(client = %peer.ip(), "the client did not take its answer in time"),
     }
@@ -128,7 +123,7 @@ fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
 /// A head that could not be read. hyper has answered the malformed ones; one that is late is ours to answer.
 async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: SocketAddr) {
     let refusal = match error {
-        error if error.is_timeout() && read.is_empty() => return linger(stream).await,
+        error if error.is_timeout() && read.is_empty() => return stream.linger().await,
         error if error.is_timeout() => Refusal::HeadTimeout,
         error if error.is_parse_too_large() => Refusal::HeadTooLarge,
         error if error.is_parse() => Refusal::HeadMalformed,
@@ -157,28 +152,9 @@ async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Soc
             refusal.status(),
             text.len()
         );
-        if tokio::time::timeout(LINGER, stream.write_all(answer.as_bytes())).await.is_err() {
+        if tokio::time::timeout(stream::LINGER, stream.write_all(answer.as_bytes())).await.is_err() {
             return;
         }
     }
-    linger(stream).await;
-}
-
-/// Ends our side and reads what still comes, within bounds: closing a socket with unread bytes would reset it, and the
-/// client could lose the answer that it was just sent.
-pub async fn linger(mut stream: Stream) {
-    let ending = async {
-        stream.shutdown().await?;
-        let mut left = LINGER_BYTES;
-        let mut scrap = [0; 4096];
-        while left > 0 {
-            match stream.read(&mut scrap).await? {
-                0 => break,
-                n => left = left.saturating_sub(n),
-            }
-        }
-        std::io::Result::Ok(())
-    };
-    // Late or broken: it is closed all the same.
-    let _ = tokio::time::timeout(LINGER, ending).await;
+    stream.linger().await;
 }

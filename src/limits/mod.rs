@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::config::model;
 use crate::policy::client::ClientKey;
-use crate::proto::handshake::Refusal;
+use crate::proto::refusal::Refusal;
 
 pub use permit::Permit;
 use permit::{Clients, Gauge};

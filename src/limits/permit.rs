@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::policy::client::ClientKey;
-use crate::proto::handshake::Refusal;
+use crate::proto::refusal::Refusal;
 
 /// So many at once and no more.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use governor::{Quota, RateLimiter};
 
 use crate::config::model::Rate;
 use crate::policy::client::ClientKey;
-use crate::proto::handshake::Refusal;
+use crate::proto::refusal::Refusal;
 
 /// Clients remembered one by one; beyond it all share one bucket until the next sweep, so that an attack from many
 /// addresses costs bounded memory.

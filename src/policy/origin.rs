@@ -8,7 +8,7 @@ use http::header::ORIGIN;
 
 use crate::config::model::{OriginPattern, Origins};
 use crate::proto::fields::Host;
-use crate::proto::handshake::Refusal;
+use crate::proto::refusal::Refusal;
 
 /// One origin in normal form (RFC 6454 section 4).
 #[derive(Debug, Clone, PartialEq, Eq)]

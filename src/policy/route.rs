@@ -11,7 +11,7 @@ use http::Uri;
 use super::origin::is_below;
 use crate::config::model::{HostPattern, Route};
 use crate::proto::fields::Host;
-use crate::proto::handshake::Refusal;
+use crate::proto::refusal::Refusal;
 
 /// The route for a host and the path of the request target, as it came: the most specific host (exact, then the longest
 /// wildcard, then any), then the longest path prefix, then the first in the file.

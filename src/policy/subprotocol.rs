@@ -1,7 +1,7 @@
 //! Which of the client's subprotocols the upstream is offered (RFC 6455 section 1.9).
 
 use crate::config::model::Subprotocols;
-use crate::proto::handshake::Refusal;
+use crate::proto::refusal::Refusal;
 
 /// The offered names that the route lets through, in the client's order. Names are case-sensitive.
 ///

@@ -3,8 +3,6 @@
 //! In: the heads of requests and answers. Out: an [`Offer`] or a [`Refusal`], an [`Agreement`] or a [`BadAnswer`].
 //! Nothing is allocated for a request that fails an earlier check.
 
-mod refusal;
-
 use std::collections::HashSet;
 
 use base64::Engine;
@@ -17,11 +15,10 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request, response};
 use sha1::{Digest, Sha1};
 
-pub use refusal::Refusal;
-
 use super::extensions::{self, BadExtensions, Deflate};
 use super::fields;
 use super::fields::grammar::{holds_token, is_token};
+use super::refusal::Refusal;
 
 /// Section 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";

@@ -5,5 +5,6 @@ pub mod extensions;
 pub mod fields;
 pub mod frame;
 pub mod handshake;
+pub mod refusal;
 pub mod scan;
 mod utf8;

@@ -3,8 +3,9 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
@@ -17,6 +18,32 @@ pub enum Stream {
     TlsServer(Box<server::TlsStream<TcpStream>>),
     /// We are the client.
     TlsClient(Box<client::TlsStream<TcpStream>>),
+}
+
+/// How long a peer may take to read the last that we sent it, and to end its side.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// What it may still send meanwhile.
+const LINGER_BYTES: usize = 1024 * 1024;
+
+impl Stream {
+    /// Ends our side and reads what still comes, within bounds: closing a socket with unread bytes would reset it, and the
+    /// peer could lose the answer that it was just sent.
+    pub async fn linger(mut self) {
+        let ending = async {
+            self.shutdown().await?;
+            let mut left = LINGER_BYTES;
+            let mut scrap = [0; 4096];
+            while left > 0 {
+                match self.read(&mut scrap).await? {
+                    0 => break,
+                    n => left = left.saturating_sub(n),
+                }
+            }
+            io::Result::Ok(())
+        };
+        // Late or broken: it is closed all the same.
+        let _ = tokio::time::timeout(LINGER, ending).await;
+    }
 }
 
 macro_rules! each {

@@ -21,10 +21,10 @@ use tokio_rustls::TlsConnector;
 
 use super::{Pool, tls};
 use crate::config::model::{Server, ServerAddress};
-use crate::listen::accept;
-use crate::proto::handshake::Refusal;
+use crate::proto::refusal::Refusal;
 use crate::relay::Stream;
 use crate::relay::session::Opened;
+use crate::socket;
 
 /// How long the body of a refusal may take to reach the client.
 const REFUSAL_BODY: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ async fn connect(server: &Server) -> Result<Stream, DialError> {
             let addresses = lookup_host((host.as_str(), *port)).await.map_err(DialError::Resolve)?;
             let mut failure = DialError::Resolve(io::ErrorKind::NotFound.into());
             for address in addresses {
-                match accept::connect(address).await {
+                match socket::connect(address).await {
                     Ok(stream) => return Ok(Stream::Tcp(stream)),
                     Err(error) => failure = DialError::Connect(error),
                 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use http::header::HOST;
 use http::{Uri, request};
 
-use crate::proto::handshake::Refusal;
+use crate::proto::refusal::Refusal;
 
 /// Longer than any DNS name (RFC 1035 section 2.3.4).
 const NAME_MAX: usize = 255;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::testing::{lines, text};
 use super::*;
-use crate::proto::handshake::Refusal;
+use crate::proto::refusal::Refusal;
 
 const HANDSHAKE: &str = "host: example.com\nupgrade: websocket\nconnection: Upgrade\nsec-websocket-version: 13\n\
                          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\n";
