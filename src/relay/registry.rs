@@ -89,9 +89,13 @@ impl Entry {
         self.id
     }
 
-    /// The cause for which this session was told to end; wakes `waker` when that changes.
-    pub fn ordered(&self, waker: &Waker) -> Option<Cause> {
+    /// Wakes `waker` when this session is told to end. To be called before the first [`Entry::ordered`].
+    pub fn watch(&self, waker: &Waker) {
         self.order.waker.register(waker);
+    }
+
+    /// The cause for which this session was told to end.
+    pub fn ordered(&self) -> Option<Cause> {
         Cause::from_number(self.order.cause.load(Ordering::Acquire))
     }
 }
@@ -110,17 +114,17 @@ mod tests {
     fn an_order_reaches_living_sessions_and_the_first_counts() {
         let registry = Arc::new(Registry::default());
         let session = registry.enter();
-        assert_eq!(session.ordered(Waker::noop()), None);
+        assert_eq!(session.ordered(), None);
         registry.end_all(Cause::Drain);
         registry.end_all(Cause::RouteRemoved);
-        assert_eq!(session.ordered(Waker::noop()), Some(Cause::Drain));
+        assert_eq!(session.ordered(), Some(Cause::Drain));
     }
 
     #[test]
     fn a_session_that_begins_during_a_drain_is_told_too() {
         let registry = Arc::new(Registry::default());
         registry.end_all(Cause::Drain);
-        assert_eq!(registry.enter().ordered(Waker::noop()), Some(Cause::Drain));
+        assert_eq!(registry.enter().ordered(), Some(Cause::Drain));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +42,8 @@ pub struct Session<S> {
     upstream: Leg<S>,
     rules: RelayRules,
     order: Entry,
+    /// This task's, as the timer and the registry know it.
+    waker: Waker,
     /// The payload of our pings: tells our pongs from those of others.
     nonce: [u8; 8],
     opened: Instant,
@@ -120,6 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             upstream,
             rules,
             order,
+            waker: Waker::noop().clone(),
             nonce: rand::random(),
             opened: now,
             last_data: now,
@@ -138,7 +141,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
         let now = Instant::now();
-        if let Some(cause) = self.order.ordered(cx.waker()) {
+        // A task keeps its waker for life, so the timer and the registry learn it once, not with every message.
+        let mut arm = !self.waker.will_wake(cx.waker());
+        if arm {
+            self.waker.clone_from(cx.waker());
+            self.order.watch(&self.waker);
+        }
+        if let Some(cause) = self.order.ordered() {
             self.end(cause, Side::Gateway, Detail::None, now);
         }
         scratch::with(|scratch| {
@@ -149,11 +158,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 if let Some(at) = self.rearm.take() {
                     sleep.as_mut().reset(at);
+                    arm = true;
                 }
-                if sleep.as_mut().poll(cx).is_ready() {
+                if (arm || now >= sleep.deadline()) && sleep.as_mut().poll(cx).is_ready() {
                     let next = self.tick(now);
                     sleep.as_mut().reset(next);
-                } else if !moved {
+                    arm = true;
+                    continue;
+                }
+                arm = false;
+                if !moved {
                     return Poll::Pending;
                 }
             }
