@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use super::spelling;
 use crate::config::model::{Compression, Listener, Refuse, Route, Server, Target};
 
+use crate::drain::Drain;
 use crate::limits::{Permit, Permits};
 use crate::live::Live;
 use crate::observe::log::{self, About, Refused};
@@ -59,18 +60,28 @@ pub struct Agreed {
 }
 
 impl Handover {
-    /// Runs what was agreed on, to its end. The connection keeps its place for as long.
-    pub async fn run(self, client: Opened<Stream>, permit: Permit) {
+    /// Runs what was agreed on, to its end, in a task of its own. The connection keeps its place for as long.
+    pub fn spawn(self, client: Opened<Stream>, permit: Permit, drain: &Drain) {
         match self {
-            Handover::Session(agreed) => {
-                let Agreed { upstream, route, deflate, permits, order, about } = *agreed;
-                let end = Session::new(client, upstream, route.relay.clone(), deflate, order).run().await;
-                log::session_ended(&about, &end);
-                drop(permits);
-            }
-            Handover::Close { code, reason } => farewell::close(client, code, &reason).await,
+            Handover::Session(agreed) => drain.spawn(agreed.run(client, permit)),
+            Handover::Close { code, reason } => drain.spawn(async move {
+                farewell::close(client, code, &reason).await;
+                drop(permit);
+            }),
         }
-        drop(permit);
+    }
+}
+
+impl Agreed {
+    /// Not an `async fn`: what goes into the session is not to be kept beside it for as long as it lives.
+    fn run(self, client: Opened<Stream>, permit: Permit) -> impl Future<Output = ()> {
+        let Agreed { upstream, route, deflate, permits, order, about } = self;
+        let session = Session::new(client, upstream, route.relay.clone(), deflate, order).run();
+        async move {
+            let end = session.await;
+            log::session_ended(&about, &end);
+            drop((permits, permit));
+        }
     }
 }
 

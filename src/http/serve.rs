@@ -98,7 +98,7 @@ pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Liv
         // Also when the 101 could not be written: the upstream is told that the client left, and so is the log.
         (Some(handover), Some(_)) => {
             let opened = Opened { stream, early: parts.read_buf };
-            live.drain.spawn(handover.run(opened, permit));
+            handover.spawn(opened, permit, &live.drain);
         }
         (None, Some(Ok(()))) => stream.linger().await,
         (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer).await,
