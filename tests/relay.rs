@@ -67,14 +67,20 @@ impl Relay {
         let (upstream, upstream_stream) = Wire::new();
         let opened = |stream: Stream, early: &[u8]| Opened { stream, early: Bytes::copy_from_slice(early) };
         let registry = Arc::new(Registry::default());
-        let session = Session::new(
+        let mut session = Session::new(
             opened(client_stream, client_early),
             opened(upstream_stream, upstream_early),
             rules,
             false,
             registry.enter(),
         );
-        Relay { client, upstream, registry, session: tokio::spawn(session.run()), began: Instant::now() }
+        Relay {
+            client,
+            upstream,
+            registry,
+            session: tokio::spawn(async move { session.run().await }),
+            began: Instant::now(),
+        }
     }
 
     fn age(&self) -> Duration {
@@ -207,7 +213,8 @@ async fn it_works_over_duplex_streams_too() {
     let (mut upstream, far) = tokio::io::duplex(1000);
     let opened = |stream| Opened { stream, early: Bytes::new() };
     let registry = Arc::new(Registry::default());
-    let session = tokio::spawn(Session::new(opened(near), opened(far), rules(), false, registry.enter()).run());
+    let mut session = Session::new(opened(near), opened(far), rules(), false, registry.enter());
+    let session = tokio::spawn(async move { session.run().await });
     let message = masked(BINARY, &[3; 100_000]);
     let expected = message.clone();
     let writer = tokio::spawn(async move {

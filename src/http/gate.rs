@@ -76,9 +76,9 @@ impl Agreed {
     /// Not an `async fn`: what goes into the session is not to be kept beside it for as long as it lives.
     fn run(self, client: Opened<Stream>, permit: Permit) -> impl Future<Output = ()> {
         let Agreed { upstream, route, deflate, permits, order, about } = self;
-        let session = Session::new(client, upstream, route.relay.clone(), deflate, order).run();
+        let mut session = Session::new(client, upstream, route.relay.clone(), deflate, order);
         async move {
-            let end = session.await;
+            let end = session.run().await;
             log::session_ended(&about, &end);
             drop((permits, permit));
         }

@@ -4,7 +4,7 @@
 //! own frames only between two of theirs, and reads a side only while the other takes what it got (back-pressure).
 //! Ends in three steps: a cause is found and told → answers are awaited → both streams are shut and drained, in bounded time.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
 use std::pin::{Pin, pin};
@@ -132,14 +132,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Relays until the end.
-    #[allow(clippy::manual_async_fn, reason = "an async fn holds the session twice: as argument and as variable")]
-    pub fn run(mut self) -> impl Future<Output = End> {
-        async move {
-            let first = self.tick(Instant::now());
-            let mut sleep = pin!(sleep_until(first));
-            poll_fn(|cx| self.poll(cx, sleep.as_mut())).await
-        }
+    /// Relays until the end. To be called once.
+    // Borrows: a future that owned the session would hold it twice, as its argument and as its variable.
+    pub async fn run(&mut self) -> End {
+        let first = self.tick(Instant::now());
+        let mut sleep = pin!(sleep_until(first));
+        poll_fn(|cx| self.poll(cx, sleep.as_mut())).await
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
