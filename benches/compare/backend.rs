@@ -60,17 +60,12 @@ impl Backend {
 
     /// Sends `frame` to every session on `/fan`.
     pub async fn fan(&self, frame: &[u8]) {
-        // Every session takes it before the next round begins, so nothing waits here for long.
-        for socket in self.shared.fans.borrow().iter() {
+        let fans = self.shared.fans.borrow().clone();
+        for socket in fans {
             socket.borrow_mut().out.extend_from_slice(frame);
+            // A failure is told to the task that reads.
+            let _ = poll_fn(|cx| socket.borrow_mut().poll_drain(cx)).await;
         }
-        poll_fn(|cx| {
-            for socket in self.shared.fans.borrow().iter() {
-                let _ = socket.borrow_mut().poll_drain(cx);
-            }
-            Poll::Ready(())
-        })
-        .await;
     }
 }
 

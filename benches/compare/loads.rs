@@ -179,11 +179,9 @@ pub async fn on_time(target: &Target, load: OnTime, times: Times, cpu: Cpu<'_>) 
             payload[..8].copy_from_slice(&(due.as_nanos() as u64).to_le_bytes());
             frame.clear();
             client_frame(opcode, &payload, &mut frame);
-            let mut client = client.borrow_mut();
-            client.queue(&frame);
+            client.borrow_mut().queue(&frame);
             // A failure is told to the task that reads.
-            let _ = poll_fn(|cx| Poll::Ready(client.poll_drain(cx))).await;
-            drop(client);
+            let _ = poll_fn(|cx| client.borrow_mut().poll_drain(cx)).await;
             due += every;
         }
     };

@@ -50,6 +50,9 @@ struct Measure {
     /// About two minutes: fewer and shorter repetitions, fewer sessions
     #[arg(long)]
     quick: bool,
+    /// The proxies run before everything else on their processor
+    #[arg(long)]
+    first: bool,
     /// Only these peers
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -139,7 +142,7 @@ impl Scale {
             false => Scale {
                 repetitions: 5,
                 echo: Times { warm: short, window: long },
-                steady: Times { warm: short, window: long * 5 },
+                steady: Times { warm: short, window: long * 3 },
                 handshakes: 1920,
                 idle: &[1000, 9000],
             },
@@ -160,8 +163,8 @@ struct Bench {
 
 async fn measure(arguments: Measure) -> io::Result<()> {
     let scale = Scale::of(&arguments);
-    let Measure { sections, only, dir, tidegate, nginx, haproxy, envoy, json, quick, .. } = arguments;
-    let place = Place { dir: dir.canonicalize()?, tidegate, nginx, haproxy, envoy };
+    let Measure { sections, first, only, dir, tidegate, nginx, haproxy, envoy, json, quick, .. } = arguments;
+    let place = Place { first, dir: dir.canonicalize()?, tidegate, nginx, haproxy, envoy };
     let wanted = |kind: &Kind| only.is_empty() || only.iter().any(|name| name == kind.name());
     let (kinds, missing): (Vec<_>, Vec<_>) = Kind::ALL.into_iter().filter(wanted).partition(|kind| place.has(*kind));
     let report = Report::new(&place, &kinds, &missing, quick, scale.repetitions);

@@ -71,6 +71,8 @@ impl Kind {
 /// Where the programs and their files are.
 #[derive(Debug, Clone)]
 pub struct Place {
+    /// Whether the proxies run before everything else on their processor.
+    pub first: bool,
     /// Holds the certificate, and a folder for each peer.
     pub dir: PathBuf,
     pub tidegate: PathBuf,
@@ -133,9 +135,14 @@ impl Peer {
             let file = dir.join(name);
             fs::write(&file, text).map(|()| file)
         };
-        // Stopped with us, however we end.
+        // Stopped with us, however we end. A session of its own, because the kernel shares processors among sessions: the
+        // load, which never sleeps, would starve the proxy.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "taskset", "-c", PROCESSOR]).arg(place.program(kind)?);
+        command.args(["--pdeathsig", "TERM", "setsid", "taskset", "-c", PROCESSOR]);
+        if place.first {
+            command.args(["chrt", "--rr", "1"]);
+        }
+        command.arg(place.program(kind)?);
         match kind {
             Kind::Tidegate => {
                 command.arg("--config").arg(config(include_str!("peers/tidegate.toml"), "tidegate.toml")?)
