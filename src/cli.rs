@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -131,11 +132,17 @@ fn run(args: &ConfigArg) -> Result<(), Failure> {
     let loaded = load(args)?;
     print_warnings(&loaded);
     observe::log::init(&loaded.config.log);
-    let mut runtime = Builder::new_multi_thread();
-    if let Some(workers) = loaded.config.runtime.workers {
-        runtime.worker_threads(workers.get());
+    let runtime = match loaded.config.runtime.workers.map_or_else(available_parallelism, Ok)?.get() {
+        // Nobody to steal from: the plain scheduler costs less.
+        1 => Builder::new_current_thread(),
+        workers => {
+            let mut runtime = Builder::new_multi_thread();
+            runtime.worker_threads(workers);
+            runtime
+        }
     }
-    let runtime = runtime.enable_all().build()?;
+    .enable_all()
+    .build()?;
     Ok(runtime.block_on(gateway::run(loaded))?)
 }
 

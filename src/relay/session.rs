@@ -27,6 +27,8 @@ use crate::proto::scan::{Event, Rules, Scanner, Until, Violation};
 
 /// Rounds of one poll: rustls serves reads from memory, which tokio's own budget does not see.
 const ROUNDS: usize = 16;
+/// Reads of one side before it is the other's turn.
+const READS: usize = 4;
 /// How long a peer may take to end its stream after both Closes, before we drop it.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long what an upstream still sends may hold up the Close of a client that broke a rule.
@@ -153,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         scratch::with(|scratch| {
             for _ in 0..ROUNDS {
-                let moved = self.round(cx, scratch, now);
+                let again = self.round(cx, scratch, now);
                 if let Some(end) = self.over(now) {
                     return Poll::Ready(end);
                 }
@@ -168,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     continue;
                 }
                 arm = false;
-                if !moved {
+                if !again {
                     return Poll::Pending;
                 }
             }
@@ -177,21 +179,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         })
     }
 
-    /// Moves what can be moved both ways. True when something was.
+    /// Moves what can be moved both ways. True when there may be more to move without anybody waking us for it.
     fn round(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> bool {
-        let fresh = self.rules.heartbeat.map_or(FRESH, |heartbeat| heartbeat.interval);
-        let pass = Pass {
-            now,
-            forward_pings: self.rules.ping == PingMode::Forward,
-            nonce: self.nonce,
-            client_fresh: self.client.watch.fresh(now, fresh),
-        };
-        let mut moved = false;
+        let mut again = false;
         for side in [Side::Client, Side::Upstream] {
+            let pass = self.pass(now);
             let (from, to) = self.from(side);
             let before = from.traffic();
-            let (any, happening) = pump(from, to, cx, scratch, &pass);
-            moved |= any;
+            let (more, happening) = pump(from, to, cx, scratch, &pass);
+            again |= more;
             if from.traffic() != before {
                 self.last_data = now;
             }
@@ -202,7 +198,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.client.flush(cx);
         self.upstream.flush(cx);
         self.heed_deaf(now);
-        moved | self.settle(cx, now)
+        // After its turn there may be something to say to the upstream: the answer to a ping of its own.
+        again | can_say(&self.client, &self.upstream, &self.pass(now)) | self.settle(cx, now)
+    }
+
+    fn pass(&self, now: Instant) -> Pass {
+        let fresh = self.rules.heartbeat.map_or(FRESH, |heartbeat| heartbeat.interval);
+        Pass {
+            now,
+            forward_pings: self.rules.ping == PingMode::Forward,
+            nonce: self.nonce,
+            client_fresh: self.client.watch.fresh(now, fresh),
+        }
     }
 
     /// Writing to a side failed. A Close of its own may still lie in our receive buffer and tell more than the error does:
@@ -398,7 +405,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-/// Moves what `from` sent to `to`, and what we have to say to `to`. Tells whether anything moved.
+/// Moves what `from` sent to `to`, and what we have to say to `to`, until one of them has to be waited for. Tells whether
+/// it stopped before that.
 fn pump<S: AsyncRead + AsyncWrite + Unpin>(
     from: &mut Leg<S>,
     to: &mut Leg<S>,
@@ -406,44 +414,46 @@ fn pump<S: AsyncRead + AsyncWrite + Unpin>(
     scratch: &mut Scratch,
     pass: &Pass,
 ) -> (bool, Option<Happening>) {
-    let mut moved = false;
-    if to.refuses() {
-        if to.write_held(cx) {
-            moved = true;
-            to.watch.saw(pass.now);
+    for _ in 0..READS {
+        if to.refuses() {
+            if to.write_held(cx) {
+                to.watch.saw(pass.now);
+            }
+            // What passes on no more can be read all the same: the answer to our Close may be in it.
+            if to.refuses() && from.sends == Sends::Relayed {
+                return (false, None);
+            }
         }
-        // What passes on no more can be read all the same: the answer to our Close may be in it.
-        if to.refuses() && from.sends == Sends::Relayed {
-            return (moved, None);
+        if can_say(from, to, pass) {
+            scratch.output.clear();
+            say(from, to, &mut scratch.output, pass);
+            to.write(cx, &scratch.output);
+        }
+        if from.ended {
+            return (false, None);
+        }
+        let happening = match from.poll_read(cx, &mut scratch.input) {
+            Poll::Pending => return (false, None),
+            Poll::Ready(Ok(0)) => {
+                from.ended = true;
+                Some(Happening::EndOfStream)
+            }
+            // TLS without close_notify: browsers leave like this.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                from.ended = true;
+                Some(Happening::EndOfStream)
+            }
+            Poll::Ready(Err(error)) => Some(Happening::Broke(error.kind())),
+            Poll::Ready(Ok(n)) => {
+                from.watch.saw(pass.now);
+                if from.sends == Sends::Ignored { None } else { pass_on(from, to, cx, scratch, n, pass) }
+            }
+        };
+        if happening.is_some() {
+            return (true, happening);
         }
     }
-    if due(to, pass) && !to.refuses() && from.scanner.at_boundary() {
-        scratch.output.clear();
-        say(from, to, &mut scratch.output, pass);
-        to.write(cx, &scratch.output);
-        return (true, None);
-    }
-    if from.ended {
-        return (moved, None);
-    }
-    match from.poll_read(cx, &mut scratch.input) {
-        Poll::Pending => (moved, None),
-        Poll::Ready(Ok(0)) => {
-            from.ended = true;
-            (true, Some(Happening::EndOfStream))
-        }
-        // TLS without close_notify: browsers leave like this.
-        Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            from.ended = true;
-            (true, Some(Happening::EndOfStream))
-        }
-        Poll::Ready(Err(error)) => (true, Some(Happening::Broke(error.kind()))),
-        Poll::Ready(Ok(n)) => {
-            from.watch.saw(pass.now);
-            let happening = if from.sends == Sends::Ignored { None } else { pass_on(from, to, cx, scratch, n, pass) };
-            (true, happening)
-        }
-    }
+    (true, None)
 }
 
 /// Scans what was read, answers pings, passes the rest.
@@ -523,6 +533,11 @@ fn may_answer<S>(leg: &Leg<S>, pass: &Pass) -> bool {
 fn due<S>(to: &Leg<S>, pass: &Pass) -> bool {
     let waits = to.close_due.is_some() || to.ping_due || (to.pong.is_some() && may_answer(to, pass));
     waits && to.codes.sent.is_none()
+}
+
+/// Whether that can be now: `to` takes bytes, and the last that it got of `from` was the end of a frame.
+fn can_say<S: AsyncRead + AsyncWrite + Unpin>(from: &Leg<S>, to: &Leg<S>, pass: &Pass) -> bool {
+    due(to, pass) && !to.refuses() && from.scanner.at_boundary()
 }
 
 /// Puts our frames for `to` into its stream. After our Close nothing of `from` passes any more.
