@@ -56,6 +56,9 @@ struct Measure {
     /// Only these peers
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Only this column of `ws` and `wss`; may be given again
+    #[arg(long = "column")]
+    columns: Vec<String>,
     /// Repetitions, of which the best counts
     #[arg(long)]
     repetitions: Option<usize>,
@@ -156,6 +159,8 @@ impl Scale {
 struct Bench {
     place: Place,
     kinds: Vec<Kind>,
+    /// All of them when empty.
+    columns: Vec<String>,
     scale: Scale,
     backend: Backend,
     report: Report,
@@ -163,12 +168,12 @@ struct Bench {
 
 async fn measure(arguments: Measure) -> io::Result<()> {
     let scale = Scale::of(&arguments);
-    let Measure { sections, first, only, dir, tidegate, nginx, haproxy, envoy, json, quick, .. } = arguments;
+    let Measure { sections, first, only, columns, dir, tidegate, nginx, haproxy, envoy, json, quick, .. } = arguments;
     let place = Place { first, dir: dir.canonicalize()?, tidegate, nginx, haproxy, envoy };
     let wanted = |kind: &Kind| only.is_empty() || only.iter().any(|name| name == kind.name());
     let (kinds, missing): (Vec<_>, Vec<_>) = Kind::ALL.into_iter().filter(wanted).partition(|kind| place.has(*kind));
     let report = Report::new(&place, &kinds, &missing, quick, scale.repetitions);
-    let mut bench = Bench { place, kinds, scale, backend: Backend::start()?, report };
+    let mut bench = Bench { place, kinds, columns, scale, backend: Backend::start()?, report };
     let all = Section::value_variants();
     for section in all.iter().filter(|section| sections.is_empty() || sections.contains(section)) {
         bench.section(*section).await?;
@@ -222,7 +227,9 @@ impl Bench {
         let scheme = if secure { "wss" } else { "ws" };
         for _ in 0..self.scale.repetitions {
             for (column, load) in loads {
-                if secure && matches!(*column, "32 B" | "1 KiB") {
+                let named = self.columns.iter().any(|name| name == column);
+                let left_out = secure && matches!(*column, "32 B" | "1 KiB");
+                if !(named || self.columns.is_empty() && !left_out) {
                     continue;
                 }
                 for peer in &peers {
