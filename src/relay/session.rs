@@ -496,7 +496,9 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
         }
     };
     to.write(cx, gather.bytes());
-    from.write(cx, pongs);
+    if !pongs.is_empty() {
+        from.write(cx, pongs);
+    }
     happening
 }
 
