@@ -14,7 +14,7 @@
 //! | --- | --- | --- | --- |
 //! | [`listen`] | a socket | `Accepted`, `Secured` | `accept.rs`, `tls.rs` |
 //! | [`http`] | a byte stream | a checked request, an answer | `serve.rs`, `gate.rs` |
-//! | [`proto`], [`policy`] | values | `Offer`, a route, verdicts: no socket, no clock | `handshake.rs`, `route.rs`, `origin.rs` |
+//! | [`proto`], [`policy`] | values | `Offer`, a `Plan`, or who is denied and why: no socket, no clock | `handshake.rs`, `decide.rs` |
 //! | [`limits`] | a client | `Permits` that free themselves | `permit.rs`, `rate.rs` |
 //! | [`upstream`] | a server and an offer | a stream on which both sides said 101 | `dial.rs` |
 //! | [`relay`] | both streams | `End`: who ended it and why | `session.rs`, `clock.rs`, `end.rs` |

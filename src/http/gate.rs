@@ -3,7 +3,6 @@
 //! In: a request head. Out: the answer, and for a 101 what the relay needs. Nothing is dialled for a request that fails
 //! an earlier check, and no byte of the client's reaches an upstream before that upstream agreed.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,16 +12,16 @@ use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 
 use super::spelling;
-use crate::config::model::{Compression, Listener, Refuse, Route, Server, Target};
-
+use crate::config::model::{Refuse, Route, Server};
 use crate::drain::Drain;
 use crate::limits::{Permit, Permits};
 use crate::live::Live;
 use crate::observe::log::{self, About, Refused};
 use crate::policy::client::{self, Client};
-use crate::policy::{origin, route, subprotocol};
-use crate::proto::fields::{self, Hop, Host, Passed};
-use crate::proto::handshake::{self, Offer};
+use crate::policy::decide::{Decision, Denied, Offered, Plan, Visitor, decide};
+use crate::policy::route;
+use crate::proto::fields::{self, Passed};
+use crate::proto::handshake;
 use crate::proto::refusal::Refusal;
 use crate::relay::registry::Entry;
 use crate::relay::session::Opened;
@@ -31,13 +30,6 @@ use crate::upstream::dial::{self, Answer};
 
 /// The body of an answer: ours, or the upstream's as it comes.
 pub type Body = Either<Full<Bytes>, Incoming>;
-
-/// Where a request came from.
-pub struct Visitor {
-    pub peer: IpAddr,
-    pub secure: bool,
-    pub listener: Arc<Listener>,
-}
 
 /// What goes on after a 101 of ours.
 pub enum Handover {
@@ -106,27 +98,15 @@ pub async fn walk(request: Request<Incoming>, visitor: &Visitor, live: &Live) ->
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
     let upgrade = handshake::tries_upgrade(&parts);
     let seen = Seen::of(&parts);
-    let found =
-        fields::host(&parts).and_then(|host| Ok((route::find(&live.config.routes, &host, parts.uri.path())?, host)));
-    let (mut response, handover) = match found {
-        Err(refusal) => refuse(refusal.into(), None, None, &client, &seen),
-        Ok((route, host)) => match &route.target {
-            Target::Page(page) if !upgrade => {
-                let page = super::page::answer(*page, &parts, &route.path);
-                (page.map(|body| Either::Left(Full::new(body))), None)
-            }
-            Target::Page(_) => refuse(Refusal::NoRoute.into(), Some(route), None, &client, &seen),
-            Target::Upstream(upstream) => match handshake::read(&parts) {
-                Err(refusal) => refuse(refusal.into(), Some(route), None, &client, &seen),
-                Ok(offer) => {
-                    let key = offer.key.clone();
-                    let arrival = Arrival { parts, offer, host, client, visitor };
-                    match websocket(arrival, route, live, &upstream.name).await {
-                        Ok((response, agreed)) => (response, Some(Handover::Session(Box::new(agreed)))),
-                        Err(refusing) => refuse(refusing, Some(route), Some(&key), &client, &seen),
-                    }
-                }
-            },
+    let (mut response, handover) = match decide(&parts, visitor, client, &live.config.routes, &mut ()) {
+        Err(Denied { refusal, route, key, .. }) => refuse(refusal.into(), route, key.as_deref(), &client, &seen),
+        Ok(Decision::Page(route, page)) => {
+            let page = super::page::answer(page, &parts, &route.path);
+            (page.map(|body| Either::Left(Full::new(body))), None)
+        }
+        Ok(Decision::Session(plan)) => match websocket(parts, &plan, visitor, live).await {
+            Ok((response, agreed)) => (response, Some(Handover::Session(Box::new(agreed)))),
+            Err(refusing) => refuse(refusing, Some(plan.route), Some(&plan.offer.key), &client, &seen),
         },
     };
     if upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -136,39 +116,21 @@ pub async fn walk(request: Request<Incoming>, visitor: &Visitor, live: &Live) ->
     (response, handover)
 }
 
-/// A sound request for a WebSocket.
-struct Arrival<'a> {
-    parts: request::Parts,
-    offer: Offer,
-    host: Host,
-    client: Client,
-    visitor: &'a Visitor,
-}
-
-/// An upgrade on a route that has an upstream: origin, limits, offer, dial, answer.
+/// Does what was planned: permits, dial, answer.
 async fn websocket(
-    arrival: Arrival<'_>,
-    route: &Arc<Route>,
+    parts: request::Parts,
+    plan: &Plan<'_>,
+    visitor: &Visitor,
     live: &Live,
-    upstream: &str,
 ) -> Result<(Response<Body>, Agreed), Refusing> {
-    let Arrival { parts, offer, host, client, visitor } = arrival;
-    let hop = Hop { peer: visitor.peer, trusted_peer: client.trusted_peer, tls: visitor.secure, host: &host };
-    let asked = fields::asked(&parts.headers, &hop);
-    origin::check(&route.origins, &parts.headers, asked.secure, &asked.host)?;
     if live.drain.has_begun() {
         return Err(Refusal::Draining.into());
     }
-    let permits = live.limits.enter(client.address)?;
-    let subprotocols = subprotocol::filter(&route.subprotocols, &offer.subprotocols)?;
-    let deflate = match route.relay.compression {
-        Compression::Pass => offer.deflate,
-        Compression::Off => Vec::new(),
-    };
-    let pool = live.pool(upstream);
+    let permits = live.limits.enter(plan.client.address)?;
+    let offered = plan.offered(&mut ())?;
+    let pool = live.pool(&plan.upstream.name);
     let server = pool.next();
-    let passed = Passed { host: route.host_header.as_deref(), subprotocols: &subprotocols, deflate: &deflate };
-    let request = upstream_request(parts, server, &hop, &passed)?;
+    let request = upstream_request(parts, server, plan, visitor, &offered)?;
     let refused = |refusal: Refusal, detail| Refusing { upstream: Some(server.text.clone()), detail, ..refusal.into() };
     let (mut parts, opened) = match dial::dial(pool, server, request).await {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
@@ -178,17 +140,18 @@ async fn websocket(
         }
         Err(error) => return Err(refused(error.refusal(), Some(log::chain(&error)))),
     };
-    let agreement = handshake::check_answer(&parts, &offer.key, &subprotocols, &deflate)
+    let agreement = handshake::check_answer(&parts, &plan.offer.key, &offered.subprotocols, &offered.deflate)
         .map_err(|bad| refused(Refusal::UpstreamBadAnswer, Some(bad.to_string())))?;
     fields::answer_headers(&mut parts.headers);
     let order = live.drain.sessions().enter();
     let about = About {
         id: order.id(),
-        route: route.name.as_str().into(),
-        client: client.address,
+        route: plan.route.name.as_str().into(),
+        client: plan.client.address,
         upstream: server.text.as_str().into(),
     };
-    let agreed = Agreed { upstream: opened, route: route.clone(), deflate: agreement.deflate, permits, order, about };
+    let route = plan.route.clone();
+    let agreed = Agreed { upstream: opened, route, deflate: agreement.deflate, permits, order, about };
     // The extensions of the upstream's head carry the spelling of its field names to the client.
     Ok((Response::from_parts(parts, Either::Left(Full::default())), agreed))
 }
@@ -200,10 +163,13 @@ async fn websocket(
 fn upstream_request(
     mut parts: request::Parts,
     server: &Server,
-    hop: &Hop<'_>,
-    passed: &Passed<'_>,
+    plan: &Plan<'_>,
+    visitor: &Visitor,
+    offered: &Offered,
 ) -> Result<Request<Empty<Bytes>>, Refusal> {
-    fields::upstream_headers(&mut parts.headers, hop, passed);
+    let host = plan.route.host_header.as_deref();
+    let passed = Passed { host, subprotocols: &offered.subprotocols, deflate: &offered.deflate };
+    fields::upstream_headers(&mut parts.headers, &plan.hop(visitor), &passed);
     let mut request = Request::from_parts(parts, Empty::new());
     let target = route::target(&server.base, request.uri());
     *request.uri_mut() = target.parse().map_err(|_| Refusal::TargetTooLong)?;

@@ -23,6 +23,7 @@ use crate::config::model::Listener;
 use crate::limits::Permit;
 use crate::live::Live;
 use crate::observe::log::{self, Refused};
+use crate::policy::decide::Visitor;
 use crate::proto::refusal::Refusal;
 use crate::relay::session::Opened;
 use crate::relay::stream::{self, Stream};
@@ -43,7 +44,7 @@ pub struct Secured {
 pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Live>) {
     let Secured { stream, peer, permit, secure } = secured;
     let progress = Arc::new(Mutex::new(Progress::default()));
-    let visitor = Arc::new(gate::Visitor { peer: peer.ip(), secure, listener: listener.clone() });
+    let visitor = Arc::new(Visitor { peer: peer.ip(), secure, listener: listener.clone() });
     let service = {
         let (progress, live) = (progress.clone(), live.clone());
         service_fn(move |request| {

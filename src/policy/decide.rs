@@ -1,0 +1,169 @@
+//! What becomes of a request: every check that needs no socket, no clock and no count, in the order of the design.
+//!
+//! In: a request head, who sent it, the routes. Out: a [`Plan`], or who was refused and why. The gateway and
+//! `tidegate explain` run the same code; the latter watches it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::ORIGIN;
+use http::request;
+
+use super::client::Client;
+use super::{origin, route, subprotocol};
+use crate::config::model::{Compression, Listener, Page, Route, Target, Upstream};
+use crate::proto::extensions::Deflate;
+use crate::proto::fields::{self, Hop, Host};
+use crate::proto::handshake::{self, Offer};
+use crate::proto::refusal::Refusal;
+
+/// Where a request came from.
+#[derive(Debug, Clone)]
+pub struct Visitor {
+    pub peer: IpAddr,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    pub listener: Arc<Listener>,
+}
+
+/// What a request gets.
+#[derive(Debug)]
+pub enum Decision<'a> {
+    Page(&'a Arc<Route>, Page),
+    Session(Plan<'a>),
+}
+
+/// A WebSocket that may be opened, as far as rules can tell.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub route: &'a Arc<Route>,
+    pub upstream: &'a Arc<Upstream>,
+    pub host: Host,
+    pub client: Client,
+    pub offer: Offer,
+}
+
+/// A request that was refused.
+#[derive(Debug)]
+pub struct Denied<'a> {
+    /// The check that it did not pass.
+    pub check: Check,
+    pub refusal: Refusal,
+    /// When it got as far as that.
+    pub route: Option<&'a Arc<Route>>,
+    /// `Sec-WebSocket-Key`, when all of the opening handshake was right.
+    pub key: Option<String>,
+}
+
+/// The checks, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Check {
+    Route,
+    Handshake,
+    Origin,
+    Limits,
+    Subprotocol,
+    Extensions,
+    Upstream,
+}
+
+impl Check {
+    /// One word, for people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Check::Route => "route",
+            Check::Handshake => "handshake",
+            Check::Origin => "origin",
+            Check::Limits => "limits",
+            Check::Subprotocol => "subprotocol",
+            Check::Extensions => "extensions",
+            Check::Upstream => "upstream",
+        }
+    }
+}
+
+/// Learns of every check that was passed.
+pub trait Watch {
+    fn passed(&mut self, check: Check, finding: fmt::Arguments<'_>);
+}
+
+/// The gateway does not look.
+impl Watch for () {
+    fn passed(&mut self, _: Check, _: fmt::Arguments<'_>) {}
+}
+
+/// Host, path, handshake, origin.
+///
+/// # Errors
+/// The first check that fails.
+pub fn decide<'a>(
+    parts: &request::Parts,
+    visitor: &Visitor,
+    client: Client,
+    routes: &'a [Arc<Route>],
+    watch: &mut impl Watch,
+) -> Result<Decision<'a>, Denied<'a>> {
+    let denied = |check, refusal| Denied { check, refusal, route: None, key: None };
+    let host = fields::host(parts).map_err(|refusal| denied(Check::Route, refusal))?;
+    let route = route::find(routes, &host, parts.uri.path()).map_err(|refusal| denied(Check::Route, refusal))?;
+    watch.passed(Check::Route, format_args!("{}", route.name));
+    let denied = |check, refusal| Denied { check, refusal, route: Some(route), key: None };
+    let upstream = match &route.target {
+        Target::Upstream(upstream) => upstream,
+        Target::Page(_) if handshake::tries_upgrade(parts) => return Err(denied(Check::Route, Refusal::NoRoute)),
+        Target::Page(page) => return Ok(Decision::Page(route, *page)),
+    };
+    let offer = handshake::read(parts).map_err(|refusal| denied(Check::Handshake, refusal))?;
+    watch.passed(Check::Handshake, format_args!("WebSocket 13"));
+    let plan = Plan { route, upstream, host, client, offer };
+    let denied = |check, refusal| Denied { key: Some(plan.offer.key.clone()), ..denied(check, refusal) };
+    let asked = fields::asked(&parts.headers, &plan.hop(visitor));
+    origin::check(&route.origins, &parts.headers, asked.secure, &asked.host)
+        .map_err(|refusal| denied(Check::Origin, refusal))?;
+    let origin = parts.headers.get(ORIGIN);
+    watch.passed(Check::Origin, format_args!("{}", origin.and_then(|value| value.to_str().ok()).unwrap_or("none")));
+    Ok(Decision::Session(plan))
+}
+
+impl Plan<'_> {
+    /// What our own forwarding fields are made of.
+    pub fn hop<'b>(&'b self, visitor: &Visitor) -> Hop<'b> {
+        Hop { peer: visitor.peer, trusted_peer: self.client.trusted_peer, tls: visitor.secure, host: &self.host }
+    }
+
+    /// The offered subprotocols that the upstream is offered in turn, and the extensions.
+    ///
+    /// # Errors
+    /// When the route requires a subprotocol and none is left.
+    pub fn offered(&self, watch: &mut impl Watch) -> Result<Offered, Refusal> {
+        let subprotocols = subprotocol::filter(&self.route.subprotocols, &self.offer.subprotocols)?;
+        watch.passed(Check::Subprotocol, format_args!("{}", Listed(&subprotocols)));
+        let deflate = match self.route.relay.compression {
+            Compression::Pass => self.offer.deflate.clone(),
+            Compression::Off => Vec::new(),
+        };
+        let extensions = if deflate.is_empty() { "none" } else { "permessage-deflate" };
+        watch.passed(Check::Extensions, format_args!("{extensions}"));
+        Ok(Offered { subprotocols, deflate })
+    }
+}
+
+/// What the upstream is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offered {
+    pub subprotocols: Vec<String>,
+    pub deflate: Vec<Deflate>,
+}
+
+/// Names as people list them; nothing is allocated where nobody looks.
+struct Listed<'a>(&'a [String]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("none"),
+            names => f.write_str(&names.join(", ")),
+        }
+    }
+}
