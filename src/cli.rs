@@ -1,10 +1,11 @@
 //! The command line: arguments in, an exit code out. What the commands do is the library's work.
 //!
-//! Exit codes: 0 fine, 1 a bad configuration or a start that failed, 2 wrong usage (clap's).
+//! Exit codes: 0 fine, 1 a bad configuration or a start that failed, 2 wrong usage (clap's), 3 what `explain` was asked
+//! about would be refused.
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::available_parallelism;
@@ -13,6 +14,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tidegate::config::model::{Log, LogFormat, LogLevel, Position};
 use tidegate::config::{self, Files, Loaded, Problems};
+use tidegate::explain::{Question, Verdict};
 use tidegate::pem::identity::TlsProblem;
 use tidegate::{backend, gateway, listen, observe, upstream};
 use tokio::net::TcpListener;
@@ -23,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 /// What runs when nobody has written a configuration yet.
 const EXAMPLE: &str = include_str!("../config.toml");
 const CONFIG_FILE: &str = "config.toml";
+/// The exit code of an explanation that ends with a refusal.
+const REFUSED: u8 = 3;
 
 /// A WebSocket reverse proxy and gateway that understands frames for the whole life of a connection.
 #[derive(Debug, Parser)]
@@ -40,6 +44,8 @@ enum Command {
     Run(ConfigArg),
     /// Look for every problem in the configuration (exit code 1 when there is one), and say what it would do
     Check(CheckArgs),
+    /// Say what the gateway would do with a request, check by check (exit code 3 when it would refuse it)
+    Explain(ExplainArgs),
     /// Run one embedded WebSocket server as a process of its own
     Backend(BackendArgs),
     /// Make a self-signed certificate for development, valid for 397 days; prints the paths of certificate and key
@@ -65,6 +71,29 @@ struct CheckArgs {
     /// Print the reference of all options as Markdown
     #[arg(long, conflicts_with_all = ["config", "print_default"], hide = true)]
     print_reference: bool,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// ws:// or wss:// for a handshake, http:// or https:// for anything else
+    url: String,
+    /// The Origin that a browser would send
+    #[arg(long)]
+    origin: Option<String>,
+    /// The address that connects
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    from: IpAddr,
+    /// A header field of the request; may be given again
+    #[arg(long = "header", value_name = "'NAME: VALUE'")]
+    headers: Vec<String>,
+    /// A subprotocol that the client offers; may be given again
+    #[arg(long = "subprotocol", value_name = "NAME")]
+    subprotocols: Vec<String>,
+    /// The listener that it comes to [default: the first that fits the URL]
+    #[arg(long, value_name = "ADDR")]
+    listener: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +139,10 @@ type Failure = Box<dyn Error>;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Some(Command::Explain(args)) => match explain(&args) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         None => run(&cli.run),
         Some(Command::Run(args)) => run(&args),
         Some(Command::Check(args)) => check(&args),
@@ -157,6 +190,25 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     print_warnings(&loaded);
     let file = loaded.source.file().display();
     print(&format!("{file} is right\n\n{}", config::show::summary(&loaded.config)))
+}
+
+fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
+    let loaded = load(&args.config)?;
+    print_warnings(&loaded);
+    let question = Question {
+        url: args.url.clone(),
+        origin: args.origin.clone(),
+        from: args.from,
+        headers: args.headers.clone(),
+        subprotocols: args.subprotocols.clone(),
+        listener: args.listener,
+    };
+    let explanation = tidegate::explain::explain(&loaded.config, &question)?;
+    print(&explanation.to_string())?;
+    Ok(match explanation.verdict {
+        Verdict::Refused(..) => ExitCode::from(REFUSED),
+        Verdict::Upstream(_) | Verdict::Page => ExitCode::SUCCESS,
+    })
 }
 
 fn serve_backend(args: &BackendArgs) -> Result<(), Failure> {

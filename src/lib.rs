@@ -28,6 +28,7 @@
 pub mod backend;
 pub mod config;
 pub mod drain;
+pub mod explain;
 pub mod gateway;
 pub mod http;
 pub mod limits;

@@ -2,6 +2,7 @@
 //!
 //! Strict: one way to write a thing, and a refusal names it. No position, no file and no environment here.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -228,6 +229,16 @@ fn quantity(text: &str, units: &[(&str, u64)]) -> Result<(u64, u64), Option<Stri
 /// Digits alone: `u64::from_str` would take a sign as well.
 fn whole(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.per.as_secs() {
+            60 => write!(f, "{}/m", self.count),
+            3600 => write!(f, "{}/h", self.count),
+            _ => write!(f, "{}/s", self.count),
+        }
+    }
 }
 
 /// As [`duration`] reads it, in the largest unit that holds it.

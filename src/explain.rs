@@ -1,0 +1,240 @@
+//! What the gateway would do with a request, check by check: `tidegate explain`.
+//!
+//! It runs [`decide`] and [`Plan::offered`], as the gateway does, and watches them. Nothing is dialled and nothing
+//! counted: the limits are told, not asked.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::header::{
+    CONNECTION, HOST, HeaderName, HeaderValue, InvalidHeaderName, InvalidHeaderValue, ORIGIN, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{Method, Request, Uri, request};
+
+use crate::config::model::{Config, Listener};
+use crate::policy::client;
+use crate::policy::decide::{Check, Decision, Denied, Plan, Visitor, Watch, decide};
+use crate::policy::route;
+use crate::proto::refusal::Refusal;
+
+/// Any 16 bytes: the key proves nothing (RFC 6455 section 1.3).
+const KEY: HeaderValue = HeaderValue::from_static("dGlkZWdhdGUgZXhwbGFpbg==");
+
+/// The request to explain.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// `ws://`, `wss://`, or `http://`, `https://` for a request that is no handshake.
+    pub url: String,
+    pub origin: Option<String>,
+    /// The peer that connects.
+    pub from: IpAddr,
+    /// Fields as they would be sent, `Name: value`. They stand beside those of the handshake; a `Host` replaces ours.
+    pub headers: Vec<String>,
+    /// In the client's order.
+    pub subprotocols: Vec<String>,
+    /// The listener that it comes to; needed only where several would do.
+    pub listener: Option<SocketAddr>,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum BadQuestion {
+    #[error("{0:?} is no URL: write one like wss://chat.example.com/chat")]
+    Url(String),
+    #[error("{0:?} is no scheme that is served here: ws, wss, http or https")]
+    Scheme(String),
+    #[error("{0:?} is no header field: write it as 'Name: value'")]
+    Header(String),
+    #[error("the header name in {field:?} is not valid")]
+    HeaderName { field: String, source: InvalidHeaderName },
+    #[error("the header value in {field:?} is not valid")]
+    HeaderValue { field: String, source: InvalidHeaderValue },
+    #[error("no listener {}: give one with --listener, or change the scheme", if *.tls { "has TLS" } else { "is without TLS" })]
+    NoListener { tls: bool },
+    #[error("no listener has the address {0}: see `tidegate check`")]
+    UnknownListener(SocketAddr),
+}
+
+/// What would become of a request.
+#[derive(Debug)]
+pub struct Explanation {
+    /// What was found, in the order of the checks.
+    pub findings: Vec<(&'static str, String)>,
+    pub verdict: Verdict,
+}
+
+#[derive(Debug)]
+pub enum Verdict {
+    /// It goes to a server of this upstream.
+    Upstream(String),
+    /// It is answered with a page that is built in.
+    Page,
+    /// The check that it does not pass.
+    Refused(Check, Refusal),
+}
+
+/// Explains what `config` makes of a request.
+///
+/// # Errors
+/// When the question is none; see [`BadQuestion`].
+pub fn explain(config: &Config, question: &Question) -> Result<Explanation, BadQuestion> {
+    let uri: Uri = question.url.parse().map_err(|_| BadQuestion::Url(question.url.clone()))?;
+    let (secure, upgrade) = match uri.scheme_str() {
+        Some("ws") => (false, true),
+        Some("wss") => (true, true),
+        Some("http") => (false, false),
+        Some("https") => (true, false),
+        scheme => return Err(BadQuestion::Scheme(scheme.unwrap_or_default().to_owned())),
+    };
+    let listener = listener(config, question.listener, uri.port_u16(), secure)?;
+    let parts = head(&uri, upgrade, question)?;
+    let visitor = Visitor { peer: question.from, secure, listener: Arc::new(listener.clone()) };
+    Ok(follow(config, &parts, &visitor))
+}
+
+/// The walk of the gateway, up to the dial.
+fn follow(config: &Config, parts: &request::Parts, visitor: &Visitor) -> Explanation {
+    let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
+    let mut findings = Findings::default();
+    let tls = if visitor.secure { " (TLS)" } else { "" };
+    findings.add("listener", format!("{}{tls}", visitor.listener.address));
+    findings.add("client", format!("{}, counted as {}", client.address, client::ClientKey::from(&client)));
+    let verdict = match decide(parts, visitor, client, &config.routes, &mut findings) {
+        Err(Denied { check, refusal, .. }) => Verdict::Refused(check, refusal),
+        Ok(Decision::Page(_, page)) => {
+            findings.add("page", format!("{page:?}").to_lowercase());
+            Verdict::Page
+        }
+        Ok(Decision::Session(plan)) => {
+            findings.add(Check::Limits.label(), limits(config));
+            match plan.offered(&mut findings) {
+                Err(refusal) => Verdict::Refused(Check::Subprotocol, refusal),
+                Ok(_) => {
+                    findings.add(Check::Upstream.label(), upstream(&plan, parts));
+                    Verdict::Upstream(plan.upstream.name.clone())
+                }
+            }
+        }
+    };
+    Explanation { findings: findings.0, verdict }
+}
+
+/// The listener that a client of this URL would reach: the named one, or the first of its port and kind, or of its kind.
+fn listener(
+    config: &Config,
+    named: Option<SocketAddr>,
+    port: Option<u16>,
+    tls: bool,
+) -> Result<&Listener, BadQuestion> {
+    if let Some(address) = named {
+        let mut listeners = config.listeners.iter();
+        return listeners.find(|listener| listener.address == address).ok_or(BadQuestion::UnknownListener(address));
+    }
+    let fits = |listener: &&Listener| listener.tls.is_some() == tls;
+    let mut candidates = config.listeners.iter().filter(fits);
+    let of_port = candidates.clone().find(|listener| Some(listener.address.port()) == port);
+    of_port.or_else(|| candidates.next()).ok_or(BadQuestion::NoListener { tls })
+}
+
+/// The request head as the client would send it.
+fn head(uri: &Uri, upgrade: bool, question: &Question) -> Result<request::Parts, BadQuestion> {
+    let bad_url = || BadQuestion::Url(question.url.clone());
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = Method::GET;
+    parts.uri =
+        if target.starts_with('/') { target.parse() } else { format!("/{target}").parse() }.map_err(|_| bad_url())?;
+    let authority = uri.authority().ok_or_else(bad_url)?;
+    let written = question.headers.iter().map(|field| header(field)).collect::<Result<Vec<_>, _>>()?;
+    if !written.iter().any(|(name, _)| name == HOST) {
+        parts.headers.insert(HOST, value(authority.as_str())?);
+    }
+    if upgrade {
+        parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        parts.headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        parts.headers.insert(SEC_WEBSOCKET_KEY, KEY);
+    }
+    if let Some(origin) = &question.origin {
+        parts.headers.insert(ORIGIN, value(origin)?);
+    }
+    for name in &question.subprotocols {
+        parts.headers.append(SEC_WEBSOCKET_PROTOCOL, value(name)?);
+    }
+    for (name, value) in written {
+        parts.headers.append(name, value);
+    }
+    Ok(parts)
+}
+
+fn header(field: &str) -> Result<(HeaderName, HeaderValue), BadQuestion> {
+    let (name, text) = field.split_once(':').ok_or_else(|| BadQuestion::Header(field.to_owned()))?;
+    let name = name.parse().map_err(|source| BadQuestion::HeaderName { field: field.to_owned(), source })?;
+    Ok((name, value(text.trim_matches([' ', '\t']))?))
+}
+
+fn value(text: &str) -> Result<HeaderValue, BadQuestion> {
+    HeaderValue::from_str(text).map_err(|source| BadQuestion::HeaderValue { field: text.to_owned(), source })
+}
+
+/// The limits that would be asked, in the order in which they are.
+fn limits(config: &Config) -> String {
+    let limits = &config.limits;
+    let mut list = Vec::new();
+    if let Some(rate) = limits.handshakes_per_client {
+        list.push(format!("handshakes_per_client {rate}"));
+    }
+    list.push(format!("sessions {}", limits.sessions));
+    if let Some(sessions) = limits.sessions_per_client {
+        list.push(format!("sessions_per_client {sessions}"));
+    }
+    list.join(", ")
+}
+
+/// Where it could go, and as what.
+fn upstream(plan: &Plan<'_>, parts: &request::Parts) -> String {
+    let servers = plan.upstream.servers.iter().map(|server| {
+        let target = route::target(&server.base, &parts.uri);
+        let path = target.split('?').next().unwrap_or_default();
+        format!("{} with path {path}", server.text)
+    });
+    format!("{}: {}", plan.upstream.name, servers.collect::<Vec<_>>().join(", or "))
+}
+
+#[derive(Debug, Default)]
+struct Findings(Vec<(&'static str, String)>);
+
+impl Findings {
+    fn add(&mut self, name: &'static str, finding: String) {
+        self.0.push((name, finding));
+    }
+}
+
+impl Watch for Findings {
+    fn passed(&mut self, check: Check, finding: fmt::Arguments<'_>) {
+        self.add(check.label(), finding.to_string());
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, finding) in &self.findings {
+            writeln!(f, "{name:<12} {finding}")?;
+        }
+        match &self.verdict {
+            Verdict::Upstream(name) => writeln!(f, "\nwould be opened to upstream {name}"),
+            Verdict::Page => writeln!(f, "\nwould be answered with the page"),
+            Verdict::Refused(check, refusal) => {
+                writeln!(f, "{:<12} refused: {refusal}", check.label())?;
+                let status = refusal.status();
+                write!(f, "\nwould be refused with {status} ({})", refusal.label())?;
+                match refusal.close_code() {
+                    Some(code) => writeln!(f, "; Close {code} where the route has refuse = \"close\""),
+                    None => writeln!(f),
+                }
+            }
+        }
+    }
+}
