@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use super::tls;
 use crate::limits::{Limits, Permit};
 use crate::relay::Stream;
+use crate::relay::ahead::Ahead;
 use crate::socket;
 
 /// How long to wait when no descriptor or memory is left.
@@ -101,7 +102,8 @@ pub async fn secure(stream: TcpStream, acceptor: &TlsAcceptor, timeout: Duration
             explain(stream).await?;
             return Err(SecureError::PlainHttp);
         }
-        Ok(Stream::TlsServer(Box::new(acceptor.accept(stream).await?)))
+        let stream = acceptor.accept(Ahead::new(stream)).await?;
+        Ok(Stream::Tls(Box::new(stream.into())))
     };
     tokio::time::timeout(timeout, handshake).await.unwrap_or(Err(SecureError::Timeout))
 }

@@ -7,17 +7,16 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::{client, server};
+use tokio_rustls::TlsStream;
+
+use super::ahead::Ahead;
 
 /// A connected stream. TLS is boxed: its state is large, and most sessions of a busy gateway are plain.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    /// We are the server.
-    TlsServer(Box<server::TlsStream<TcpStream>>),
-    /// We are the client.
-    TlsClient(Box<client::TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Ahead<TcpStream>>>),
 }
 
 /// How long a peer may take to read the last that we sent it, and to end its side.
@@ -51,15 +50,18 @@ macro_rules! each {
         match $self.get_mut() {
             Stream::Tcp($stream) => $call,
             Stream::Unix($stream) => $call,
-            Stream::TlsServer($stream) => $call,
-            Stream::TlsClient($stream) => $call,
+            Stream::Tls($stream) => $call,
         }
     };
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => poll_records(stream, cx, buf),
+        }
     }
 }
 
@@ -87,4 +89,31 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
+}
+
+/// Reads all records that have arrived, as far as `buf` goes. rustls hands them out one by one, and one by one they would
+/// be written to the other side.
+fn poll_records(
+    stream: &mut TlsStream<Ahead<TcpStream>>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        let before = buf.filled().len();
+        match Pin::new(&mut *stream).poll_read(cx, buf) {
+            Poll::Ready(Err(error)) if before > 0 => {
+                stream.get_mut().0.fail(error.kind());
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Pending if before > 0 => return Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) if buf.filled().len() > before && buf.remaining() > 0 && in_memory(stream) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Whether more can be had without asking the system.
+fn in_memory(stream: &TlsStream<Ahead<TcpStream>>) -> bool {
+    let (socket, session) = stream.get_ref();
+    socket.has_bytes() || !session.wants_read()
 }

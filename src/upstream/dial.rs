@@ -23,6 +23,7 @@ use super::{Pool, tls};
 use crate::config::model::{Server, ServerAddress};
 use crate::proto::refusal::Refusal;
 use crate::relay::Stream;
+use crate::relay::ahead::Ahead;
 use crate::relay::session::Opened;
 use crate::socket;
 
@@ -111,8 +112,9 @@ async fn secure(pool: &Pool, server: &Server, stream: Stream) -> Result<Stream, 
     match (stream, &server.address, &pool.tls) {
         (Stream::Tcp(stream), ServerAddress::Tcp { host, .. }, Some(config)) if server.tls => {
             let name = tls::server_name(&pool.upstream.tls, host).map_err(|_| DialError::ServerName)?;
-            let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(DialError::Tls)?;
-            Ok(Stream::TlsClient(Box::new(stream)))
+            let connector = TlsConnector::from(config.clone());
+            let stream = connector.connect(name, Ahead::new(stream)).await.map_err(DialError::Tls)?;
+            Ok(Stream::Tls(Box::new(stream.into())))
         }
         (stream, _, _) => Ok(stream),
     }
