@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +50,36 @@ pub struct Limits {
 pub struct Rate {
     pub count: NonZeroU32,
     pub per: Duration,
+}
+
+/// So many bytes in a period: `"1MiB/s"`. Its burst is `bytes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteRate {
+    pub bytes: NonZeroU64,
+    pub per: Duration,
+}
+
+/// The message and byte rates of a route, for each direction. `None` is `"off"`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RouteRates {
+    /// Data messages, however many fragments they have.
+    pub messages: Scoped<Rate>,
+    /// Payload bytes of data frames.
+    pub bytes: Scoped<ByteRate>,
+}
+
+/// A rate of one session, of all sessions of one client on a route, and of all sessions of the route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scoped<T> {
+    pub session: Option<T>,
+    pub client: Option<T>,
+    pub route: Option<T>,
+}
+
+impl<T> Default for Scoped<T> {
+    fn default() -> Self {
+        Scoped { session: None, client: None, route: None }
+    }
 }
 
 /// Where a value stands in its file: for errors that are found after parsing (a certificate that does not match its key).

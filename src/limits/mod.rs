@@ -2,8 +2,10 @@
 //!
 //! Permits are fields of what they limit and free themselves when it is dropped, after a panic too.
 
+pub mod bucket;
 mod permit;
 mod rate;
+pub mod throttle;
 
 use std::net::IpAddr;
 use std::sync::Arc;
