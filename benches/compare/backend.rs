@@ -1,6 +1,7 @@
 //! The backend behind every peer: a server that answers 101 and echoes frames, in the thread of the load.
 //!
-//! Sessions on `/fan` are sent what [`Backend::fan`] says. Pings are answered, and counted: a gateway should keep them.
+//! Sessions on `/fan` are sent what [`Backend::fan`] says, those on `/flood` 64 MiB, and those on `/deaf` are not read.
+//! Pings are answered, and counted: a gateway should keep them.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -12,14 +13,18 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tungstenite::handshake::derive_accept_key;
 
 use crate::client::lend;
-use crate::codec::{self, CLOSE, Frames, PING, PONG, Part};
+use crate::codec::{self, BINARY, CLOSE, Frames, PING, PONG, Part};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
+/// What a reader that has stopped is offered, and in messages of what size.
+pub const OFFERED: usize = 64 << 20;
+pub const PIECE: usize = 64 << 10;
 
 #[derive(Default)]
 struct Shared {
@@ -27,6 +32,7 @@ struct Shared {
     live: Cell<usize>,
     pings: Cell<u64>,
     fans: RefCell<Vec<Rc<RefCell<Socket>>>>,
+    release: Notify,
 }
 
 #[derive(Clone)]
@@ -56,6 +62,11 @@ impl Backend {
 
     pub fn fans(&self) -> usize {
         self.shared.fans.borrow().len()
+    }
+
+    /// Ends the sessions on `/flood` and `/deaf`.
+    pub fn release(&self) {
+        self.shared.release.notify_waiters();
     }
 
     /// Sends `frame` to every session on `/fan`.
@@ -105,6 +116,16 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         derive_accept_key(key.as_bytes())
     );
     stream.write_all(answer.as_bytes()).await?;
+    if head.starts_with("GET /flood ") {
+        return tokio::select! {
+            result = flood(stream) => result,
+            () = shared.release.notified() => Ok(()),
+        };
+    }
+    if head.starts_with("GET /deaf ") {
+        shared.release.notified().await;
+        return Ok(());
+    }
     let fan = head.starts_with("GET /fan ");
     let socket = Rc::new(RefCell::new(Socket::new(stream)));
     if fan {
@@ -115,6 +136,16 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         shared.fans.borrow_mut().retain(|other| !Rc::ptr_eq(other, &socket));
     }
     result
+}
+
+/// Offers messages, and stays.
+async fn flood(mut stream: TcpStream) -> io::Result<()> {
+    let mut frame = Vec::new();
+    codec::server_frame(BINARY, &vec![0x5a; PIECE], &mut frame);
+    for _ in 0..OFFERED / PIECE {
+        stream.write_all(&frame).await?;
+    }
+    std::future::pending().await
 }
 
 struct Socket {

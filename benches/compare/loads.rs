@@ -107,7 +107,7 @@ pub async fn echo(target: &Target, load: Echo, times: Times, cpu: Cpu<'_>) -> io
 }
 
 /// Runs `work` beside tasks that have no end but a failure.
-async fn none_fails<T>(
+pub async fn none_fails<T>(
     tasks: &mut JoinSet<io::Result<()>>,
     work: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
@@ -290,7 +290,7 @@ pub async fn handshakes(target: &Target, hello: Hello, count: usize, cpu: Cpu<'_
 }
 
 /// A message there and back.
-async fn exchange(client: &mut Client) -> io::Result<()> {
+pub async fn exchange(client: &mut Client) -> io::Result<()> {
     let mut frame = Vec::new();
     client_frame(BINARY, &[0x5a; 128], &mut frame);
     client.queue(&frame);
@@ -313,18 +313,22 @@ pub async fn idle(target: &Target, count: usize, resident: &dyn Fn() -> u64) -> 
             Ok(())
         });
     }
-    none_fails(&mut tasks, async {
-        let mut last = resident();
-        loop {
-            sleep(Duration::from_millis(500)).await;
-            let now = resident();
-            if now == last {
-                return Ok(now.saturating_sub(before) as f64 / count as f64);
-            }
-            last = now;
+    let after = none_fails(&mut tasks, async { Ok(still(resident).await) }).await?;
+    Ok(after.saturating_sub(before) as f64 / count as f64)
+}
+
+/// The figure that `read` settles on, within bounds.
+pub async fn still(read: &dyn Fn() -> u64) -> u64 {
+    let mut last = read();
+    for _ in 0..20 {
+        sleep(Duration::from_millis(500)).await;
+        let now = read();
+        if now == last {
+            break;
         }
-    })
-    .await
+        last = now;
+    }
+    last
 }
 
 /// Waits for `condition`, within bounds.

@@ -6,11 +6,13 @@
 
 mod backend;
 mod blind;
+mod churn;
 mod client;
 mod codec;
 mod loads;
 mod peers;
 mod report;
+mod stopped;
 
 use std::io;
 use std::path::PathBuf;
@@ -26,6 +28,7 @@ use client::Target;
 use loads::{Echo, Hello, OnTime, Times, until};
 use peers::{Kind, Peer, Place};
 use report::{Report, Unit};
+use stopped::{Stopped, Who};
 
 #[derive(Debug, Parser)]
 #[command(name = "compare")]
@@ -94,6 +97,10 @@ enum Section {
     Fan,
     /// Clients' pings
     Ping,
+    /// Memory after sessions came and left in rounds
+    Churn,
+    /// Readers that have stopped while the other side goes on
+    Stopped,
 }
 
 fn main() -> ExitCode {
@@ -129,7 +136,15 @@ struct Scale {
     steady: Times,
     handshakes: usize,
     idle: &'static [usize],
+    /// Sessions of a round: ws, wss.
+    churn: [usize; 2],
 }
+
+/// Rounds of coming and leaving.
+const ROUNDS: usize = 10;
+/// Readers that have stopped.
+const STOPPED: usize = 50;
+const STOPPED_TABLE: &str = "a reader that has stopped";
 
 impl Scale {
     fn of(arguments: &Measure) -> Scale {
@@ -141,6 +156,7 @@ impl Scale {
                 steady: Times { warm: short, window: long * 2 },
                 handshakes: 640,
                 idle: &[1000],
+                churn: [2000, 500],
             },
             false => Scale {
                 repetitions: 5,
@@ -148,6 +164,7 @@ impl Scale {
                 steady: Times { warm: short, window: long * 3 },
                 handshakes: 1920,
                 idle: &[1000, 9000],
+                churn: [9000, 2000],
             },
         };
         scale.repetitions = arguments.repetitions.unwrap_or(scale.repetitions).max(1);
@@ -192,6 +209,8 @@ impl Bench {
             Section::Latency => self.latency().await,
             Section::Fan => self.fan_out().await,
             Section::Ping => self.pings().await,
+            Section::Churn => self.churn().await,
+            Section::Stopped => self.stopped().await,
         }
     }
 
@@ -341,6 +360,94 @@ impl Bench {
             }
         }
         self.settled().await
+    }
+
+    async fn churn(&mut self) -> io::Result<()> {
+        for (secure, sessions) in [false, true].into_iter().zip(self.scale.churn) {
+            let table = format!("churn: {ROUNDS} rounds of {sessions} sessions, {}", if secure { "wss" } else { "ws" });
+            for kind in self.kinds.clone() {
+                if kind == Kind::Direct || (secure && !kind.speaks_tls()) {
+                    continue;
+                }
+                let peer = Peer::start(kind, &self.place, self.backend.address)?;
+                let (target, resident) = (target(&peer, secure), || peer.resident_kib());
+                let done = churn::churn(&target, &self.backend, sessions, ROUNDS, &resident).await;
+                drop(peer);
+                self.settled().await?;
+                let ends = done.map(|rounds| (rounds[0], rounds[rounds.len() - 1]));
+                let mut note = |column: &str, figure: &dyn Fn(churn::Round, churn::Round) -> f64| {
+                    let figure = ends.as_ref().map(|(first, last)| figure(*first, *last)).map_err(clone);
+                    self.note(&table, Unit::Mib, column, kind, figure);
+                };
+                note("open, first", &|first, _| first.open as f64 / 1024.0);
+                note("open, last", &|_, last| last.open as f64 / 1024.0);
+                note("open, ratio", &|first, last| last.open as f64 / first.open as f64);
+                note("left, first", &|first, _| first.left as f64 / 1024.0);
+                note("left, last", &|_, last| last.left as f64 / 1024.0);
+                note("left, ratio", &|first, last| last.left as f64 / first.left as f64);
+            }
+        }
+        Ok(())
+    }
+
+    async fn stopped(&mut self) -> io::Result<()> {
+        let variants = [
+            ("ws, client", false, Who::Client),
+            ("ws, upstream", false, Who::Upstream),
+            ("wss, client", true, Who::Client),
+        ];
+        for _ in 0..self.scale.repetitions {
+            for (column, secure, who) in variants {
+                for kind in self.kinds.clone() {
+                    if kind == Kind::Direct || (secure && !kind.speaks_tls()) {
+                        continue;
+                    }
+                    // A new process each time, because the memory of the last load would be used again.
+                    let peer = Peer::start(kind, &self.place, self.backend.address)?;
+                    let beside = !secure && who == Who::Client;
+                    self.those_who_go_on(&peer, "alone", beside).await?;
+                    let (resident, kernel) = (|| peer.resident_kib(), || peer.kernel_kib(self.backend.address));
+                    let stopped = Stopped::open(&target(&peer, secure), who, STOPPED, &resident, &kernel).await;
+                    let figure = stopped.as_ref().map(|stopped| stopped.resident_kib).map_err(clone);
+                    self.note(STOPPED_TABLE, Unit::KibPerStopped, &format!("{column}: resident"), kind, figure);
+                    let figure = stopped.as_ref().map(|stopped| stopped.kernel_kib).map_err(clone);
+                    self.note(STOPPED_TABLE, Unit::KibPerStopped, &format!("{column}: kernel"), kind, figure);
+                    if beside && stopped.is_ok() {
+                        self.those_who_go_on(&peer, "beside", true).await?;
+                    }
+                    if let Ok(stopped) = stopped {
+                        stopped.leave(&self.backend).await;
+                    }
+                    drop(peer);
+                    self.settled().await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Warms the proxy up with the honest load, and notes what it cost when `told`.
+    async fn those_who_go_on(&mut self, peer: &Peer, column: &str, told: bool) -> io::Result<()> {
+        let (target, cpu) = (target(peer, false), || peer.cpu_ns());
+        let echo = Echo { sessions: 64, bytes: 128, deep: 1 };
+        let window = loads::echo(&target, echo, self.scale.echo, &cpu).await;
+        if told {
+            let table = "readers that go on";
+            self.note(
+                table,
+                Unit::MicrosBeside,
+                &format!("CPU, {column}"),
+                peer.kind,
+                window.map(|window| window.cpu_us()),
+            );
+            let load = OnTime { kind: loads::Kind::Message, sessions: 100, per_second: 2_000 };
+            let done = loads::on_time(&target, load, self.scale.steady, &cpu).await;
+            for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
+                let late = done.as_ref().map(|(_, latencies)| quantile(latencies, share)).map_err(clone);
+                self.note(table, Unit::MicrosBeside, &format!("{name}, {column}"), peer.kind, late);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -206,6 +206,26 @@ impl Peer {
         };
         self.pids.iter().filter_map(of).sum()
     }
+
+    /// KiB that its sockets towards clients and `backend` hold in the kernel, those of the other ends left out.
+    pub fn kernel_kib(&self, backend: SocketAddr) -> u64 {
+        let Ok(output) = Command::new("ss").args(["-HOtmn"]).output() else { return 0 };
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mine = |line: &&str| {
+            // "STATE RECEIVED SENT LOCAL PEER skmem:(r…,rb…,t…,tb…,f…,w…,…)"
+            let mut ends = line.split_whitespace().skip(3);
+            let (local, peer) = (ends.next().unwrap_or(""), ends.next().unwrap_or(""));
+            local == self.ws.to_string() || local == self.wss.to_string() || peer == backend.to_string()
+        };
+        text.lines().filter(mine).map(skmem).sum::<u64>() / 1024
+    }
+}
+
+/// Bytes of a socket that wait to be read, and that wait to be sent or acknowledged, with the kernel's own bookkeeping.
+fn skmem(line: &str) -> u64 {
+    let Some((_, list)) = line.split_once("skmem:(") else { return 0 };
+    let fields = list.split(')').next().unwrap_or("").split(',');
+    fields.filter_map(|field| field.strip_prefix(['r', 'w'])?.parse::<u64>().ok()).sum()
 }
 
 impl Drop for Peer {
