@@ -142,6 +142,8 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
 async fn flood(mut stream: TcpStream) -> io::Result<()> {
     let mut frame = Vec::new();
     codec::server_frame(BINARY, &vec![0x5a; PIECE], &mut frame);
+    // A client of ours cannot take a frame with its 101.
+    stream.readable().await?;
     for _ in 0..OFFERED / PIECE {
         stream.write_all(&frame).await?;
     }
