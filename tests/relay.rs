@@ -294,9 +294,29 @@ async fn a_pong_waits_for_the_end_of_a_frame_and_the_newest_ping_wins() {
     }
     assert_eq!(relay.client.written(), &frame[..500], "nothing inside the frame");
     let behind = unmasked(TEXT, b"the next one");
+    let writes = relay.client.writes();
     relay.upstream.send(&concat([&frame[500..], &behind]));
     calm().await;
     assert_eq!(relay.client.written(), concat([&frame[500..], &unmasked(PONG, b"3")[..], &behind]));
+    assert_eq!(relay.client.writes() - writes, 1, "the pong leaves with what is around it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_around_a_pong_may_be_cut_anywhere() {
+    let (frame, pong, behind) = (unmasked(BINARY, &[1; 20]), unmasked(PONG, b"?"), unmasked(TEXT, b"behind"));
+    for cut in 1..12 + pong.len() + behind.len() {
+        let relay = Relay::start(rules());
+        relay.upstream.send(&frame[..10]);
+        calm().await;
+        relay.client.send(&masked(PING, b"?"));
+        calm().await;
+        relay.client.takes(Take::Bytes(cut));
+        relay.upstream.send(&concat([&frame[10..], &behind]));
+        calm().await;
+        relay.client.takes(Take::All);
+        calm().await;
+        assert_eq!(relay.client.written(), concat([&frame[..], &pong, &behind]), "cut behind {cut} bytes");
+    }
 }
 
 #[tokio::test(start_paused = true)]

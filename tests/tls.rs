@@ -3,13 +3,14 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustls::ProtocolVersion;
 use rustls::version::{TLS12, TLS13};
-use support::client::{Peer, TEXT, close_payload, masked, request, unmasked};
+use support::client::{BINARY, Peer, TEXT, close_payload, masked, request, unmasked};
 use support::gateway::{Gateway, config, folder};
 use support::http::status;
 use support::tls::{self, Authority};
@@ -175,6 +176,44 @@ fn tls_that_is_cut_is_a_client_lost() {
     peer.reset();
     let record = gateway.end_record();
     assert!(record.contains("client_lost") && record.contains("close_to_upstream=1001"), "{record}");
+}
+
+#[test]
+fn records_that_come_together_arrive_whole_and_what_is_behind_a_bad_one_does_not() {
+    let authority = Authority::new("test");
+    let folder = folder();
+    let files = authority.issue(&["localhost"]).write(&folder, "server");
+    let gateway = Gateway::start_in(folder, &text(&pair(&files)), SHELL);
+    let mut peer = tls::connect(gateway.address(), "localhost", &authority.client(None)).expect("TLS");
+    peer.write(request("/", "").as_bytes());
+    assert_eq!(status(&peer.head()), 101);
+    // Small, a full record and more, small again: a record each at least, all in one write of the socket.
+    let sizes = [1, 20_000, 3, 4, 5];
+    let frames = sizes.map(|size| masked(BINARY, &vec![7; size]));
+    let tls::Stream::Client(stream) = peer.tls() else { panic!("a TLS client") };
+    let records = |stream: &mut rustls::ClientConnection| {
+        let mut records = Vec::new();
+        for frame in &frames {
+            stream.writer().write_all(frame).expect("it is encrypted");
+            while stream.wants_write() {
+                stream.write_tls(&mut records).expect("into memory");
+            }
+        }
+        records
+    };
+    let bytes = records(&mut stream.conn);
+    stream.sock.write_all(&bytes).expect("it is sent");
+    for size in sizes {
+        assert_eq!(peer.frame().payload.len(), size);
+    }
+    let tls::Stream::Client(stream) = peer.tls() else { panic!("a TLS client") };
+    let mut bytes = records(&mut stream.conn);
+    bytes.extend_from_slice(&[23, 3, 3, 0, 32]);
+    bytes.extend_from_slice(&[0; 32]);
+    bytes.extend_from_slice(&records(&mut stream.conn));
+    stream.sock.write_all(&bytes).expect("it is sent");
+    let record = gateway.end_record();
+    assert!(record.contains("client_lost") && record.contains("messages_from_client=10"), "{record}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One side of a session: its stream, what it sends (scanned), and what waits to be written to it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -120,16 +120,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         Pin::new(&mut self.io).poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
     }
 
-    /// Writes `bytes` behind what already waits; what it does not take now is kept.
-    pub fn write(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) {
+    /// Writes `pieces` one behind the other, behind what already waits; what it does not take now is kept.
+    pub fn write(&mut self, cx: &mut Context<'_>, mut pieces: &mut [IoSlice<'_>]) {
         if self.deaf || self.shut {
             return;
         }
-        while !bytes.is_empty() && self.held.is_empty() {
-            match Pin::new(&mut self.io).poll_write(cx, bytes) {
+        // Drops the empty ones at the front.
+        IoSlice::advance_slices(&mut pieces, 0);
+        while !pieces.is_empty() && self.held.is_empty() {
+            let io = Pin::new(&mut self.io);
+            let written = match pieces {
+                [piece, rest @ ..] if rest.iter().all(|piece| piece.is_empty()) => io.poll_write(cx, piece),
+                _ => io.poll_write_vectored(cx, pieces),
+            };
+            match written {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.unflushed = true;
-                    bytes = &bytes[n..];
+                    IoSlice::advance_slices(&mut pieces, n);
                 }
                 Poll::Ready(_) => {
                     // A Close would be the last of these bytes.
@@ -139,7 +146,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
                 Poll::Pending => break,
             }
         }
-        self.held.extend_from_slice(bytes);
+        for piece in pieces {
+            self.held.extend_from_slice(piece);
+        }
     }
 
     /// Offers again what it refused. True when it took something.
@@ -273,7 +282,7 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(10);
         let mut cx = Context::from_waker(Waker::noop());
         let mut leg = Leg::new(near, Bytes::new(), Side::Client, scanner(), Instant::now());
-        leg.write(&mut cx, &[7; 100]);
+        leg.write(&mut cx, &mut [IoSlice::new(&[7; 60]), IoSlice::new(&[]), IoSlice::new(&[7; 40])]);
         assert!(leg.refuses());
         let mut taken = Vec::new();
         while taken.len() < 100 {

@@ -5,7 +5,7 @@
 //! Ends in three steps: a cause is found and told → answers are awaited → both streams are shut and drained, in bounded time.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
@@ -427,7 +427,7 @@ fn pump<S: AsyncRead + AsyncWrite + Unpin>(
         if can_say(from, to, pass) {
             scratch.output.clear();
             say(from, to, &mut scratch.output, pass);
-            to.write(cx, &scratch.output);
+            to.write(cx, &mut [IoSlice::new(&scratch.output)]);
         }
         if from.ended {
             return (false, None);
@@ -474,7 +474,7 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
         let until = if relayed && due(to, pass) { Until::Boundary } else { Until::Event };
         let step = from.scanner.scan(&input[at..n], until);
         if relayed {
-            gather.own(step.held.as_ref());
+            gather.copy(step.held.as_ref());
             gather.run(at..at + step.pass);
         }
         at += step.taken;
@@ -482,7 +482,7 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
             None => break None,
             Some(Event::Violation(violation)) => break Some(Happening::Violated(violation)),
             Some(Event::Boundary) => {
-                say(from, to, gather.spill(), pass);
+                say(from, to, gather.own(), pass);
                 continue;
             }
             Some(Event::Control(control)) => control,
@@ -490,15 +490,13 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
         match control.opcode() {
             Opcode::Close => break Some(Happening::Closed(control)),
             Opcode::Pong if control.payload() == pass.nonce => {}
-            _ if pass.forward_pings && relayed => gather.own(control.encode(to.mask()).as_ref()),
+            _ if pass.forward_pings && relayed => gather.copy(control.encode(to.mask()).as_ref()),
             Opcode::Ping => pong(from, to, &control, pongs, pass),
             _ => {}
         }
     };
-    to.write(cx, gather.bytes());
-    if !pongs.is_empty() {
-        from.write(cx, pongs);
-    }
+    to.write(cx, &mut gather.pieces());
+    from.write(cx, &mut [IoSlice::new(pongs)]);
     happening
 }
 
@@ -582,50 +580,79 @@ fn jitter(heartbeat: Heartbeat) -> Heartbeat {
     Heartbeat { interval: heartbeat.interval.mul_f64(rand::random_range(0.9..=1.0)), ..heartbeat }
 }
 
-/// What goes out of one read: mostly one run of it, written as it lies.
+/// What goes out of one read: mostly one run of it, written as it lies. Frames of ours lie between two runs; all three
+/// leave in one write. Only what is between more of them is copied.
 struct Gather<'a> {
     input: &'a [u8],
-    run: Range<usize>,
-    /// Holds everything once it is not one run of the input.
-    output: &'a mut Vec<u8>,
-    spilled: bool,
+    front: Range<usize>,
+    between: &'a mut Vec<u8>,
+    back: Range<usize>,
 }
 
 impl<'a> Gather<'a> {
-    fn new(input: &'a [u8], output: &'a mut Vec<u8>) -> Self {
-        output.clear();
-        Gather { input, run: 0..0, output, spilled: false }
+    fn new(input: &'a [u8], between: &'a mut Vec<u8>) -> Self {
+        between.clear();
+        Gather { input, front: 0..0, between, back: 0..0 }
     }
 
+    /// Puts a run of the input behind the rest.
     fn run(&mut self, range: Range<usize>) {
-        if range.is_empty() {
-        } else if self.spilled {
-            self.output.extend_from_slice(&self.input[range]);
-        } else if self.run.is_empty() {
-            self.run = range;
-        } else if self.run.end == range.start {
-            self.run.end = range.end;
-        } else {
-            let piece = &self.input[range];
-            self.spill().extend_from_slice(piece);
+        let last = if self.between.is_empty() && self.back.is_empty() { &mut self.front } else { &mut self.back };
+        if Range::is_empty(last) {
+            *last = range;
+        } else if last.end == range.start {
+            last.end = range.end;
+        } else if !range.is_empty() {
+            self.own();
+            self.back = range;
         }
     }
 
-    fn own(&mut self, bytes: &[u8]) {
+    fn copy(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.spill().extend_from_slice(bytes);
+            self.own().extend_from_slice(bytes);
         }
     }
 
-    fn spill(&mut self) -> &mut Vec<u8> {
-        if !self.spilled {
-            self.spilled = true;
-            self.output.extend_from_slice(&self.input[self.run.clone()]);
-        }
-        self.output
+    /// Where bytes of our own go, behind the rest.
+    fn own(&mut self) -> &mut Vec<u8> {
+        self.between.extend_from_slice(&self.input[std::mem::take(&mut self.back)]);
+        self.between
     }
 
-    fn bytes(&self) -> &[u8] {
-        if self.spilled { self.output } else { &self.input[self.run.clone()] }
+    fn pieces(&self) -> [IoSlice<'_>; 3] {
+        [&self.input[self.front.clone()], self.between.as_slice(), &self.input[self.back.clone()]].map(IoSlice::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Pieces of the input with gaps between them, and bytes of our own: out they come in the order they were put.
+        #[test]
+        fn what_is_gathered_keeps_its_order(
+            steps in prop::collection::vec((0..3_usize, 0..20_usize, prop::collection::vec(200..=255_u8, 0..4)), 0..12),
+        ) {
+            let input: Vec<u8> = (0..240).map(|at| (at % 200) as u8).collect();
+            let (mut output, mut expected) = (vec![1; 3], Vec::new());
+            let mut gather = Gather::new(&input, &mut output);
+            let mut at = 0;
+            for (gap, length, own) in steps {
+                let start = (at + gap).min(input.len());
+                at = (start + length).min(input.len());
+                gather.run(start..at);
+                gather.copy(&own);
+                expected.extend_from_slice(&input[start..at]);
+                expected.extend_from_slice(&own);
+            }
+            let gathered: Vec<u8> = gather.pieces().iter().flat_map(|piece| piece.iter().copied()).collect();
+            prop_assert_eq!(gathered, expected);
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Beside it an independent reader of frames, on tungstenite's header parser.
 
 use std::collections::VecDeque;
-use std::io::{self, Cursor, ErrorKind};
+use std::io::{self, Cursor, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -41,6 +41,7 @@ struct State {
     takes: Take,
     read: usize,
     written: Vec<u8>,
+    writes: usize,
     shut: bool,
     polls: usize,
     reader: Option<Waker>,
@@ -62,6 +63,7 @@ impl Wire {
             takes: Take::All,
             read: 0,
             written: Vec::new(),
+            writes: 0,
             shut: false,
             polls: 0,
             reader: None,
@@ -108,6 +110,11 @@ impl Wire {
 
     pub fn polls(&self) -> usize {
         self.state().polls
+    }
+
+    /// In how many writes that took something.
+    pub fn writes(&self) -> usize {
+        self.state().writes
     }
 
     /// Whether the session has ended its half.
@@ -189,7 +196,20 @@ impl AsyncWrite for Stream {
             return Poll::Pending;
         }
         state.written.extend_from_slice(&bytes[..n]);
+        state.writes += 1;
         Poll::Ready(Ok(n))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write(cx, &pieces.iter().flat_map(|piece| piece.iter().copied()).collect::<Vec<_>>())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

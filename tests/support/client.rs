@@ -180,6 +180,10 @@ impl Peer {
     pub fn stream(&self) -> &TcpStream {
         self.stream.socket()
     }
+
+    pub fn tls(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
 }
 
 /// A correct upgrade request; `more` are further header lines, each with its line end.
