@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -76,7 +77,8 @@ pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
     let gateway = Gateway::start(loaded.config).await?;
     let bound: Vec<SocketAddr> = gateway.listeners().iter().map(|(address, _)| *address).collect();
-    print!("{}", show::start_up(gateway.config(), &bound));
+    let workers = Handle::current().metrics().num_workers();
+    print!("{}", show::start_up(gateway.config(), &bound, workers));
     // A closed standard output is no reason not to serve.
     let _ = io::stdout().flush();
     let signal = signals.next().await;

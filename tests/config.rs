@@ -545,9 +545,10 @@ fn start_up_names_the_bound_addresses_the_routes_and_the_page() {
     let config = right(&read("config.toml")).config;
     let bound = ["127.0.0.1:43211", "[::1]:43212"].map(|address| address.parse().expect("an address"));
     assert_eq!(
-        config::show::start_up(&config, &bound),
+        config::show::start_up(&config, &bound, 2),
         "listening on ws://127.0.0.1:43211\n\
          listening on wss://[::1]:43212\n\
+         workers: 2 (auto)\n\
          \n\
          ROUTE   HOST  PATH    GOES TO         ORIGINS\n\
          /       any   /       page chat       -\n\
@@ -572,7 +573,7 @@ fn the_page_to_open_is_one_that_this_machine_reaches() {
         (format!("{LISTENER}{ROUTE}{UPSTREAM}"), "127.0.0.1:81", None),
     ];
     for (text, bound, expected) in rows {
-        let told = config::show::start_up(&right(&text).config, &[bound.parse().expect("an address")]);
+        let told = config::show::start_up(&right(&text).config, &[bound.parse().expect("an address")], 1);
         let open = told.lines().find_map(|line| line.strip_prefix("open ")?.strip_suffix(" in a browser"));
         assert_eq!(open, expected, "{text}");
     }

@@ -94,7 +94,9 @@ pub(super) static RUNTIME: Table = Table {
         "workers",
         "number or \"auto\"",
         Default("\"auto\""),
-        "Worker threads. \"auto\": one for each processor.",
+        "Worker threads. \"auto\": one for each processor that the process may use (affinity, cgroup), and no more than its \
+         cgroup's CPU quota, rounded down: 2.5 processors make 2 workers, 0.5 makes 1. Read once, at the start, which \
+         tells the number.",
     )],
     later: &[],
 };

@@ -6,14 +6,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::model::{Backend, BackendKind, Config, HostPattern, Listener, Origins, Page, Route, Target};
 use super::value::show_duration;
 
-/// What start-up prints: one line for each listener, the routes, and the address to open in a browser.
+/// What start-up prints: one line for each listener, the workers, the routes, and the address to open in a browser.
 ///
-/// `bound` are the addresses really listened on, in the order of the listeners: port 0 became a port.
-pub fn start_up(config: &Config, bound: &[SocketAddr]) -> String {
+/// `bound` are the addresses really listened on, in the order of the listeners: port 0 became a port. `workers` are those
+/// that run: "auto" became a number.
+pub fn start_up(config: &Config, bound: &[SocketAddr], workers: usize) -> String {
     let mut out = String::new();
     for (listener, address) in config.listeners.iter().zip(bound) {
         let _ = writeln!(out, "listening on {}", url(listener, "ws", *address));
     }
+    let auto = if config.runtime.workers.is_none() { " (auto)" } else { "" };
+    let _ = writeln!(out, "workers: {workers}{auto}");
     let _ = write!(out, "\n{}", routes(config));
     if let Some(address) = page_address(config, bound) {
         let _ = writeln!(out, "\nopen {address} in a browser");
