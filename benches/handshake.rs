@@ -10,9 +10,13 @@ use std::time::Duration;
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use http::request::Parts;
 use http::{Request, Version};
-use tidegate::config::{self, model::Config};
+use tidegate::config::{
+    self,
+    model::{ClientBy, Config, TrustedProxies},
+};
 use tidegate::limits::Limits;
-use tidegate::policy::{client, origin, route};
+use tidegate::policy::client::{self, Identities, Peer};
+use tidegate::policy::{origin, route};
 use tidegate::proto::fields::{self, Hop, Passed};
 use tidegate::proto::handshake;
 
@@ -57,8 +61,10 @@ fn configuration(routes: usize) -> Config {
 fn checks(mut parts: Parts, config: &Config) -> Parts {
     let host = fields::host(&parts).expect("a host");
     let route = route::find(&config.routes, &host, parts.uri.path()).expect("a route");
-    let client = client::identify(PEER, &[], &parts.headers);
-    let hop = Hop { peer: PEER, trusted_peer: client.trusted_peer, tls: true, host: &host };
+    let nobody = TrustedProxies::default();
+    let client = client::identify(Peer::new(PEER.into(), &nobody), &nobody, &parts.headers);
+    black_box(client.keys(&ClientBy::Address, &parts, 64, &Identities::default()));
+    let hop = Hop { peer: Some(PEER), trusted_peer: client.trusted_peer, tls: true, host: &host };
     let offer = handshake::read(&parts).expect("an offer");
     let asked = fields::asked(&parts.headers, &hop);
     origin::check(&route.origins, &parts.headers, asked.secure, &asked.host).expect("an allowed origin");
@@ -84,7 +90,9 @@ fn main() {
     group.bench_function("read the offer", |bench| bench.iter(|| handshake::read(black_box(&parts))));
     group.bench_function("accept key", |bench| bench.iter(|| handshake::accept(black_box("dGhlIHNhbXBsZSBub25jZQ=="))));
     let limits = Limits::new(&configuration(1).limits);
-    group.bench_function("limits, taken and given back", |bench| bench.iter(|| limits.enter(black_box(PEER)).is_ok()));
+    group.bench_function("limits, taken and given back", |bench| {
+        bench.iter(|| limits.enter(black_box(PEER).into()).is_ok())
+    });
     group.finish();
     criterion.final_summary();
 }

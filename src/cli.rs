@@ -93,7 +93,7 @@ struct ExplainArgs {
     subprotocols: Vec<String>,
     /// The listener that it comes to [default: the first that fits the URL]
     #[arg(long, value_name = "ADDR")]
-    listener: Option<SocketAddr>,
+    listener: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -201,7 +201,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
         from: args.from,
         headers: args.headers.clone(),
         subprotocols: args.subprotocols.clone(),
-        listener: args.listener,
+        listener: args.listener.clone(),
     };
     let explanation = tidegate::explain::explain(&loaded.config, &question)?;
     print(&explanation.to_string())?;

@@ -4,7 +4,7 @@
 //! counted: the limits are told, not asked.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{
@@ -13,8 +13,8 @@ use http::header::{
 };
 use http::{Method, Request, Uri, request};
 
-use crate::config::model::{Config, Listener};
-use crate::policy::client;
+use crate::config::model::{ClientBy, Config, Listener, ListenerAddress};
+use crate::policy::client::{self, Address, ClientKey, Identities, Peer};
 use crate::policy::decide::{Check, Decision, Denied, Plan, Visitor, Watch, decide};
 use crate::policy::route;
 use crate::proto::refusal::Refusal;
@@ -34,8 +34,8 @@ pub struct Question {
     pub headers: Vec<String>,
     /// In the client's order.
     pub subprotocols: Vec<String>,
-    /// The listener that it comes to; needed only where several would do.
-    pub listener: Option<SocketAddr>,
+    /// The address of the listener that it comes to, as the configuration writes it; needed where several would do.
+    pub listener: Option<String>,
 }
 
 /// Why a question has no answer.
@@ -54,7 +54,7 @@ pub enum BadQuestion {
     #[error("no listener {}: give one with --listener, or change the scheme", if *.tls { "has TLS" } else { "is without TLS" })]
     NoListener { tls: bool },
     #[error("no listener has the address {0}: see `tidegate check`")]
-    UnknownListener(SocketAddr),
+    UnknownListener(String),
 }
 
 /// What would become of a request.
@@ -88,9 +88,14 @@ pub fn explain(config: &Config, question: &Question) -> Result<Explanation, BadQ
         Some("https") => (true, false),
         scheme => return Err(BadQuestion::Scheme(scheme.unwrap_or_default().to_owned())),
     };
-    let listener = listener(config, question.listener, uri.port_u16(), secure)?;
+    let listener = listener(config, question.listener.as_deref(), uri.port_u16(), secure)?;
     let parts = head(&uri, upgrade, question)?;
-    let visitor = Visitor { peer: question.from, secure, listener: Arc::new(listener.clone()) };
+    let address = match listener.address {
+        ListenerAddress::Tcp(_) => question.from.into(),
+        ListenerAddress::Unix(_) => Address::Local,
+    };
+    let peer = Peer::new(address, &listener.trusted_proxies);
+    let visitor = Visitor { peer, secure, listener: Arc::new(listener.clone()) };
     Ok(follow(config, &parts, &visitor))
 }
 
@@ -100,7 +105,8 @@ fn follow(config: &Config, parts: &request::Parts, visitor: &Visitor) -> Explana
     let mut findings = Findings::default();
     let tls = if visitor.secure { " (TLS)" } else { "" };
     findings.add("listener", format!("{}{tls}", visitor.listener.address));
-    findings.add("client", format!("{}, counted as {}", client.address, client::ClientKey::from(&client)));
+    let trusted = if client.trusted_peer { ", told by a trusted proxy" } else { "" };
+    findings.add("client", format!("{}{trusted}", client.address));
     let verdict = match decide(parts, visitor, client, &config.routes, &mut findings) {
         Err(Denied { check, refusal, .. }) => Verdict::Refused(check, refusal),
         Ok(Decision::Page(_, page)) => {
@@ -108,7 +114,7 @@ fn follow(config: &Config, parts: &request::Parts, visitor: &Visitor) -> Explana
             Verdict::Page
         }
         Ok(Decision::Session(plan)) => {
-            findings.add(Check::Limits.label(), limits(config));
+            findings.add(Check::Limits.label(), limits(config, &plan, parts));
             match plan.offered(&mut findings) {
                 Err(refusal) => Verdict::Refused(Check::Subprotocol, refusal),
                 Ok(_) => {
@@ -122,19 +128,24 @@ fn follow(config: &Config, parts: &request::Parts, visitor: &Visitor) -> Explana
 }
 
 /// The listener that a client of this URL would reach: the named one, or the first of its port and kind, or of its kind.
-fn listener(
-    config: &Config,
-    named: Option<SocketAddr>,
+fn listener<'a>(
+    config: &'a Config,
+    named: Option<&str>,
     port: Option<u16>,
     tls: bool,
-) -> Result<&Listener, BadQuestion> {
+) -> Result<&'a Listener, BadQuestion> {
     if let Some(address) = named {
         let mut listeners = config.listeners.iter();
-        return listeners.find(|listener| listener.address == address).ok_or(BadQuestion::UnknownListener(address));
+        let found = listeners.find(|listener| listener.address.to_string() == address);
+        return found.ok_or_else(|| BadQuestion::UnknownListener(address.to_owned()));
     }
     let fits = |listener: &&Listener| listener.tls.is_some() == tls;
     let mut candidates = config.listeners.iter().filter(fits);
-    let of_port = candidates.clone().find(|listener| Some(listener.address.port()) == port);
+    let is_of_port = |address: &ListenerAddress| match address {
+        ListenerAddress::Tcp(address) => Some(address.port()) == port,
+        ListenerAddress::Unix(_) => false,
+    };
+    let of_port = candidates.clone().find(|listener| is_of_port(&listener.address));
     of_port.or_else(|| candidates.next()).ok_or(BadQuestion::NoListener { tls })
 }
 
@@ -179,10 +190,12 @@ fn value(text: &str) -> Result<HeaderValue, BadQuestion> {
     HeaderValue::from_str(text).map_err(|source| BadQuestion::HeaderValue { field: text.to_owned(), source })
 }
 
-/// The limits that would be asked, in the order in which they are.
-fn limits(config: &Config) -> String {
+/// Whom the limits would count, and what would be asked, in the order in which it is.
+fn limits(config: &Config, plan: &Plan<'_>, parts: &request::Parts) -> String {
     let limits = &config.limits;
-    let mut list = Vec::new();
+    let keys = plan.client.keys(&plan.route.client, parts, limits.ipv6_prefix, &Identities::default());
+    let counted: Vec<String> = keys.iter().map(|key| counted_as(key, &plan.route.client)).collect();
+    let mut list = vec![format!("counted as {}", counted.join(" and "))];
     if let Some(rate) = limits.handshakes_per_client {
         list.push(format!("handshakes_per_client {rate}"));
     }
@@ -191,6 +204,16 @@ fn limits(config: &Config) -> String {
         list.push(format!("sessions_per_client {sessions}"));
     }
     list.join(", ")
+}
+
+/// An identity is a hash that is another one in each process: its origin tells more.
+fn counted_as(key: ClientKey, by: &ClientBy) -> String {
+    match by {
+        ClientBy::Header(name) if key.is_identity() => format!("its header {name}"),
+        ClientBy::Cookie(name) if key.is_identity() => format!("its cookie {name}"),
+        ClientBy::Query(name) if key.is_identity() => format!("its query parameter {name}"),
+        _ => key.to_string(),
+    }
 }
 
 /// Where it could go, and as what.

@@ -15,14 +15,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend;
-use crate::config::model::{Config, Listener};
+use crate::config::model::{Config, Listener, ListenerAddress};
 use crate::config::{Loaded, show};
 use crate::http::serve::{self, Secured};
 use crate::limits::Limits;
-use crate::listen::accept::{self, Accepted, SecureError, Trouble};
+use crate::listen::accept::{self, Accepted, SecureError, Socket, Trouble};
+use crate::listen::proxy::{self, ProxyError};
 use crate::listen::tls::{self, TlsError};
+use crate::listen::unix::UnixSocket;
 use crate::live::Live;
 use crate::observe::log::{self, Refused};
+use crate::policy::client::{Address, Peer};
 use crate::relay::Stream;
 use crate::socket;
 use crate::upstream::{self, Pool};
@@ -34,15 +37,15 @@ const SWEEP: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Gateway {
     live: Arc<Live>,
-    listeners: Vec<(SocketAddr, bool)>,
+    listeners: Vec<(ListenerAddress, bool)>,
     backends: CancellationToken,
 }
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot listen on {address}{}", hint(.source))]
-    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot listen on {address}{}", listen_hint(.address, .source))]
+    Listen { address: ListenerAddress, source: io::Error },
     #[error("the embedded {kind} server cannot listen on {address}{}", hint(.source))]
     Backend { kind: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
@@ -56,6 +59,17 @@ pub enum StartError {
 impl From<TlsError> for StartError {
     fn from(error: TlsError) -> Self {
         StartError::Tls(Box::new(error))
+    }
+}
+
+fn listen_hint(address: &ListenerAddress, error: &io::Error) -> &'static str {
+    match (address, error.kind()) {
+        (ListenerAddress::Tcp(_), _) => hint(error),
+        (_, io::ErrorKind::AddrInUse) => " (another program listens there, or the file is no socket)",
+        (_, io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => {
+            " (its folder must be there, and be ours to write)"
+        }
+        _ => "",
     }
 }
 
@@ -76,7 +90,7 @@ fn hint(error: &io::Error) -> &'static str {
 pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
     let gateway = Gateway::start(loaded.config).await?;
-    let bound: Vec<SocketAddr> = gateway.listeners().iter().map(|(address, _)| *address).collect();
+    let bound: Vec<_> = gateway.listeners().iter().map(|(address, _)| address.clone()).collect();
     let workers = Handle::current().metrics().num_workers();
     print!("{}", show::start_up(gateway.config(), &bound, workers));
     // A closed standard output is no reason not to serve.
@@ -148,7 +162,7 @@ impl Gateway {
         for server in servers {
             tokio::spawn(server);
         }
-        let listeners = doors.iter().map(|door| (door.address, door.tls.is_some())).collect();
+        let listeners = doors.iter().map(|door| (door.address.clone(), door.tls.is_some())).collect();
         for door in doors {
             tokio::spawn(door.serve(live.clone()));
         }
@@ -157,7 +171,7 @@ impl Gateway {
     }
 
     /// Where it listens, in the order of the configuration, and whether TLS is spoken there.
-    pub fn listeners(&self) -> &[(SocketAddr, bool)] {
+    pub fn listeners(&self) -> &[(ListenerAddress, bool)] {
         &self.listeners
     }
 
@@ -177,8 +191,8 @@ impl Gateway {
 /// A listener that is bound and has its certificates.
 struct Door {
     listener: Arc<Listener>,
-    socket: TcpListener,
-    address: SocketAddr,
+    socket: Socket,
+    address: ListenerAddress,
     tls: Option<TlsAcceptor>,
 }
 
@@ -193,9 +207,8 @@ impl Door {
             }
             None => None,
         };
-        let failed = |source| StartError::Listen { address: listener.address, source };
-        let socket = socket::listen(listener.address).map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
+        let (socket, address) = bind(&listener.address)
+            .map_err(|source| StartError::Listen { address: listener.address.clone(), source })?;
         Ok(Door { listener: Arc::new(listener.clone()), socket, address, tls })
     }
 
@@ -211,36 +224,68 @@ impl Door {
     }
 }
 
-/// TLS where the listener has it, then HTTP.
+/// The socket, and the address that it really has: port 0 became a port.
+fn bind(address: &ListenerAddress) -> io::Result<(Socket, ListenerAddress)> {
+    match address {
+        ListenerAddress::Tcp(address) => {
+            let socket = socket::listen(*address)?;
+            let address = socket.local_addr()?;
+            Ok((Socket::Tcp(socket), ListenerAddress::Tcp(address)))
+        }
+        ListenerAddress::Unix(path) => Ok((Socket::Unix(UnixSocket::listen(path)?), address.clone())),
+    }
+}
+
+/// The PROXY header and TLS where the listener has them, then HTTP.
 async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, listener: Arc<Listener>, live: Arc<Live>) {
-    let Accepted { stream, peer, permit } = accepted;
-    let secured = match tls {
-        None => Secured { stream: Stream::Tcp(stream), peer, permit, secure: false },
-        Some(acceptor) => {
+    let Accepted { mut stream, peer: address, permit } = accepted;
+    let mut peer = Peer::new(address, &listener.trusted_proxies);
+    if let Some(timeout) = listener.proxy_protocol {
+        let read = tokio::select! {
+            () = live.drain.begun() => return,
+            read = proxy::read(&mut stream, peer, &listener.trusted_proxies, timeout) => read,
+        };
+        match read {
+            Ok(behind) => peer = behind,
+            Err(error) => return not_proxied(&error, address),
+        }
+    }
+    let secured = match (tls, stream) {
+        (Some(acceptor), Stream::Tcp(stream)) => {
             let secure = tokio::select! {
                 () = live.drain.begun() => return,
                 secure = accept::secure(stream, &acceptor, listener.tls_timeout) => secure,
             };
             match secure {
                 Ok(stream) => Secured { stream, peer, permit, secure: true },
-                Err(error) => return not_secured(&error, peer),
+                Err(error) => return not_secured(&error, peer.address),
             }
         }
+        // A Unix socket has no TLS.
+        (_, stream) => Secured { stream, peer, permit, secure: false },
     };
     serve::connection(secured, listener, live).await;
 }
 
+/// Only a proxy of ours gets here or somebody who goes around it; balancers that look whether we live come all the time.
+fn not_proxied(error: &ProxyError, address: Address) {
+    match error {
+        ProxyError::Nothing => tracing::debug!(client = %address, "closed: {error}"),
+        _ => tracing::info!(reason = error.label(), client = %address, detail = %error, "closed before a request"),
+    }
+}
+
 /// Plain HTTP is somebody's mistake and was answered; garbage and silence come in swarms from scanners.
-fn not_secured(error: &SecureError, peer: SocketAddr) {
+fn not_secured(error: &SecureError, address: Address) {
     match error {
         SecureError::PlainHttp => log::refused(&Refused {
             reason: "plain_http",
             status: 400,
-            client: Some(peer.ip()),
+            client: Some(address),
             detail: Some(error.to_string()),
             ..Refused::default()
         }),
-        _ => tracing::debug!(client = %peer.ip(), error = %error, "TLS handshake failed"),
+        _ => tracing::debug!(client = %address, error = %error, "TLS handshake failed"),
     }
 }
 

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Connections that the kernel keeps for us while we are busy.
-const BACKLOG: u32 = 4096;
+pub(crate) const BACKLOG: u32 = 4096;
 /// Kernel buffers of one socket, before the kernel doubles them: a reader that has stopped must not cost megabytes.
 const SOCKET_BUFFER_BYTES: u32 = 256 * 1024;
 /// Unsent bytes that the kernel takes before it says "not writable": keeps pings and Closes close to the front.
 const NOTSENT_BYTES: u32 = 128 * 1024;
+
 /// Binds a listening socket.
 ///
 /// # Errors

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate::config::model::{
-    BackendKind, ClientAuth, Config, HostPattern, Page, Position, Refuse, ServerAddress, Target, TlsVersions,
+    BackendKind, ClientAuth, ClientBy, Config, HostPattern, ListenerAddress, Page, Position, Refuse, ServerAddress,
+    Target, TlsVersions,
 };
 use tidegate::config::{self, Loaded, Problems, Source};
 
@@ -188,6 +189,48 @@ fn a_part_of_the_heartbeat_leaves_the_rest_at_its_default() {
 }
 
 #[test]
+fn who_the_client_is() {
+    let text = format!(
+        "[limits]\nipv6_prefix = 56\n[[listener]]\naddress = \"unix:/run/tidegate.sock\"\n\
+         trusted_proxies = [\"::ffff:10.1.2.3/104\", \"unix\", \"fd00::1\"]\nproxy_protocol = true\n\
+         proxy_protocol_timeout = \"2s\"\n{LISTENER}"
+    );
+    let rows = [
+        ("address", ClientBy::Address),
+        ("header:X-User", ClientBy::Header("x-user".parse().expect("a name"))),
+        ("cookie:SID", ClientBy::Cookie("SID".to_owned())),
+        ("query:token", ClientBy::Query("token".to_owned())),
+    ];
+    for (client, expected) in rows {
+        let Loaded { config, warnings, .. } = right(&format!("{text}{ROUTE}client = \"{client}\"\n{UPSTREAM}"));
+        assert_eq!(config.routes[0].client, expected);
+        assert_eq!(warnings, []);
+        assert_eq!(config.limits.ipv6_prefix, 56);
+        let [unix, tcp] = &config.listeners[..] else { panic!("two listeners") };
+        assert_eq!(unix.address, ListenerAddress::Unix("/run/tidegate.sock".into()));
+        let networks: Vec<String> = unix.trusted_proxies.networks.iter().map(ToString::to_string).collect();
+        assert_eq!((networks.join(" "), unix.trusted_proxies.unix), ("10.0.0.0/8 fd00::1/128".to_owned(), true));
+        assert_eq!((unix.proxy_protocol, tcp.proxy_protocol), (Some(Duration::from_secs(2)), None));
+    }
+}
+
+#[test]
+fn mistakes_in_who_the_client_is() {
+    rows(
+        &format!("{LISTENER}{ROUTE}"),
+        UPSTREAM,
+        &[
+            ("client = \"ip\"", "5:10 route[1].client: \"ip\" tells no clients apart"),
+            ("client = \"address:x\"", "5:10 route[1].client: \"address:x\" tells no clients apart"),
+            ("client = \"header\"", "5:10 route[1].client: \"\" is not the name of a header"),
+            ("client = \"header:X User\"", "5:10 route[1].client: \"X User\" is not the name of a header"),
+            ("client = \"cookie:\"", "5:10 route[1].client: \"\" is not the name of a cookie"),
+            ("client = \"query:a=b\"", "5:10 route[1].client: \"a=b\" is not the name of a query"),
+        ],
+    );
+}
+
+#[test]
 fn routes_without_a_name_get_one_of_their_own() {
     let text = format!(
         "{LISTENER}[[route]]\nname = \"/b\"\npath = \"/a\"\nupstream = \"echo\"\n[[route]]\npath = \"/b\"\nupstream = \"echo\"\n\
@@ -271,6 +314,8 @@ fn mistakes_in_limits_and_the_small_tables() {
                 "2:12 limits.sessions: a number with a fraction stands where a number is wanted",
             ),
             ("[limits]\nsessions = \"9\"", "2:12 limits.sessions: \"9\" is a string"),
+            ("[limits]\nipv6_prefix = 16", "2:15 limits.ipv6_prefix: 16 is not allowed"),
+            ("[limits]\nipv6_prefix = 129", "2:15 limits.ipv6_prefix: 129 is not allowed"),
             ("[limits]\nsession = 9", "2:1 limits.session: unknown key in [limits]"),
             ("[limits]\nhandshakes_per_client = 5", "2:25 limits.handshakes_per_client: \"5\" is not a rate"),
             (
@@ -307,7 +352,37 @@ fn mistakes_in_listeners() {
         "[[listener]]\naddress = \"127.0.0.1:8443\"\n",
         &format!("{ROUTE}{UPSTREAM}"),
         &[
-            ("proxy_protocol = true", "3:1 listener[1].proxy_protocol: not yet supported in this version"),
+            (
+                "proxy_protocol = true",
+                "3:18 listener[1].proxy_protocol: no trusted proxy can connect here, and nobody else may say who its \
+                 client is",
+            ),
+            (
+                "proxy_protocol = true\ntrusted_proxies = [\"unix\"]",
+                "3:18 listener[1].proxy_protocol: no trusted proxy can connect here, and nobody else may say who its \
+                 client is",
+            ),
+            ("proxy_protocol = \"v2\"", "3:18 listener[1].proxy_protocol: \"v2\" is neither true nor false"),
+            ("proxy_protocol_timeout = 5", "3:26 listener[1].proxy_protocol_timeout: \"5\" is not a duration"),
+            ("trusted_proxies = [\"local\"]", "3:20 listener[1].trusted_proxies[1]: \"local\" is not a network"),
+            (
+                "[[listener]]\naddress = \"unix:run/a.sock\"",
+                "4:11 listener[2].address: \"unix:run/a.sock\" is not an absolute path",
+            ),
+            (
+                "[[listener]]\naddress = \"unix:/a\"\n[[listener]]\naddress = \"unix:/a\"",
+                "6:11 listener[3].address: unix:/a is taken in line 4 already",
+            ),
+            (
+                "[[listener]]\naddress = \"unix:/a\"\ntls = { certificate = \"a\", key = \"b\" }",
+                "5:7 listener[2].tls: TLS is not served on a Unix socket, where nobody could listen in",
+            ),
+            (
+                "[[listener]]\naddress = \"unix:/a\"\nproxy_protocol = true\ntrusted_proxies = [\"unix\"]\n\
+                 [[listener]]\naddress = \"unix:/b\"\nproxy_protocol = true",
+                "9:18 listener[3].proxy_protocol: no trusted proxy can connect here, and nobody else may say who its \
+                 client is",
+            ),
             ("head_bytes_max = \"4KiB\"", "3:18 listener[1].head_bytes_max: 4KiB is not allowed"),
             ("headers_max = 5000", "3:15 listener[1].headers_max: 5000 is not allowed"),
             (
@@ -502,6 +577,22 @@ fn warnings_are_no_problems() {
             "3:19 listener[1].trusted_proxies: every client is trusted, so every client can claim any address",
         ),
         (
+            format!("{LISTENER}trusted_proxies = [\"unix\"]\n{ROUTE}{UPSTREAM}"),
+            "3:19 listener[1].trusted_proxies: \"unix\" has no effect: this listener is no Unix socket",
+        ),
+        (
+            format!("[[listener]]\naddress = \"unix:/a\"\ntrusted_proxies = [\"10.0.0.1\"]\n{ROUTE}{UPSTREAM}"),
+            "3:19 listener[1].trusted_proxies: has no effect: peers of a Unix socket have no address",
+        ),
+        (
+            format!("{LISTENER}{ROUTE}client = \"header:X-User\"\n{UPSTREAM}"),
+            "5:10 route[1].client: has no effect: no listener trusts a proxy that could send x-user",
+        ),
+        (
+            format!("[[listener]]\naddress = \"unix:/a\"\n{ROUTE}[upstream.echo]\nservers = [\"unix:/a\"]"),
+            "5:11 upstream.echo.servers: unix:/a is this gateway's own listener",
+        ),
+        (
             format!("{LISTENER}{ROUTE}heartbeat = {{ interval = \"5s\", timeout = \"1m\" }}\n{UPSTREAM}"),
             "5:13 route[1].heartbeat: `timeout` is longer than `interval`: a dead peer is noticed after 65s",
         ),
@@ -540,10 +631,14 @@ fn warnings_are_no_problems() {
 
 // What start-up says.
 
+fn bound(address: &str) -> ListenerAddress {
+    ListenerAddress::Tcp(address.parse().expect("an address"))
+}
+
 #[test]
 fn start_up_names_the_bound_addresses_the_routes_and_the_page() {
     let config = right(&read("config.toml")).config;
-    let bound = ["127.0.0.1:43211", "[::1]:43212"].map(|address| address.parse().expect("an address"));
+    let bound = ["127.0.0.1:43211", "[::1]:43212"].map(bound);
     assert_eq!(
         config::show::start_up(&config, &bound, 2),
         "listening on ws://127.0.0.1:43211\n\
@@ -572,8 +667,8 @@ fn the_page_to_open_is_one_that_this_machine_reaches() {
         (format!("{LISTENER}{page}host = \"[::1]\""), "[::1]:81", Some("http://[::1]:81/talk")),
         (format!("{LISTENER}{ROUTE}{UPSTREAM}"), "127.0.0.1:81", None),
     ];
-    for (text, bound, expected) in rows {
-        let told = config::show::start_up(&right(&text).config, &[bound.parse().expect("an address")], 1);
+    for (text, address, expected) in rows {
+        let told = config::show::start_up(&right(&text).config, &[bound(address)], 1);
         let open = told.lines().find_map(|line| line.strip_prefix("open ")?.strip_suffix(" in a browser"));
         assert_eq!(open, expected, "{text}");
     }

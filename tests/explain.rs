@@ -226,7 +226,7 @@ fn what_the_command_prints_and_returns() {
     ]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     for line in [
-        "client       192.0.2.1, counted as 192.0.2.1",
+        "client       192.0.2.1",
         "route        chat",
         "origin       https://www.example.com",
         "subprotocol  chat.v1",

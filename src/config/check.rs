@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use super::Inspect;
 use super::model::{
-    Backend, BackendKind, Config, Drain, Limits, Listener, Log, LogFormat, LogLevel, Position, Runtime, ServerAddress,
-    Upstream,
+    Backend, BackendKind, ClientBy, Config, Drain, Limits, Listener, ListenerAddress, Log, LogFormat, LogLevel,
+    Position, Runtime, ServerAddress, Upstream,
 };
 use super::problem::{Problem, Problems, Source};
 use super::read::{Findings, Reader};
@@ -76,6 +76,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
     routes_differ(&root, &routes);
     upstreams_are_used(&root, &upstreams, &routes);
     servers_are_not_ours(&root, &upstreams, &listeners);
+    headers_have_a_sender(&root, &routes, &listeners);
     root.finish();
 
     Some(Config {
@@ -108,12 +109,14 @@ fn limits(mut table: Reader<'_, '_>) -> Option<Limits> {
     let connections = table.value("connections", count);
     let sessions_per_client = table.value("sessions_per_client", or_off(count));
     let handshakes_per_client = table.value("handshakes_per_client", or_off(string(value::rate)));
+    let ipv6_prefix = table.value("ipv6_prefix", number(32..=128));
     table.finish();
     Some(Limits {
         sessions: sessions?,
         connections: connections?,
         sessions_per_client: sessions_per_client?,
         handshakes_per_client: handshakes_per_client?,
+        ipv6_prefix: ipv6_prefix? as u8,
     })
 }
 
@@ -123,7 +126,7 @@ type Upstreams = BTreeMap<String, (Position, Option<Arc<Upstream>>)>;
 /// A listener or a backend: its address counts for the others even when something else in it is wrong.
 struct Bound<T> {
     /// With its place and its key.
-    address: Option<(SocketAddr, Position)>,
+    address: Option<(ListenerAddress, Position)>,
     key: String,
     value: Option<T>,
 }
@@ -170,7 +173,8 @@ fn backend(mut table: Reader<'_, '_>) -> Bound<Backend> {
         };
         Some(Backend { kind, listen, listen_at })
     };
-    Bound { address: listen, key, value: build() }
+    let address = listen.map(|(address, at)| (ListenerAddress::Tcp(address), at));
+    Bound { address, key, value: build() }
 }
 
 fn log(mut table: Reader<'_, '_>) -> Option<Log> {
@@ -198,18 +202,19 @@ fn drain(mut table: Reader<'_, '_>) -> Option<Drain> {
 // What one table cannot know alone.
 
 fn addresses_differ(root: &Reader<'_, '_>, listeners: &[Bound<Listener>], backends: &[Bound<Backend>]) {
-    let listeners = listeners.iter().map(|bound| (bound.address, &bound.key));
-    let backends = backends.iter().map(|bound| (bound.address, &bound.key));
+    let listeners = listeners.iter().map(|bound| (&bound.address, &bound.key));
+    let backends = backends.iter().map(|bound| (&bound.address, &bound.key));
     let mut all: Vec<_> = listeners
         .chain(backends)
-        .filter_map(|(address, key)| address.map(|(address, at)| (address, at, key)))
+        .filter_map(|(address, key)| address.as_ref().map(|(address, at)| (address, *at, key)))
         // Port 0 is another port each time.
-        .filter(|(address, ..)| address.port() != 0)
+        .filter(|(address, ..)| !matches!(address, ListenerAddress::Tcp(address) if address.port() == 0))
         .collect();
     all.sort_by_key(|(_, at, _)| at.line);
     for ((address, at, key), first) in repeated(&all, |(address, at, _)| (*address, *at)) {
         let wrong = Wrong::new(format!("{address} is taken in line {first} already"));
-        root.wrong(*at, key, wrong.help("choose another port"));
+        let what = if matches!(address, ListenerAddress::Tcp(_)) { "port" } else { "path" };
+        root.wrong(*at, key, wrong.help(format!("choose another {what}")));
     }
 }
 
@@ -223,15 +228,18 @@ fn upstreams_are_used(root: &Reader<'_, '_>, upstreams: &Upstreams, routes: &[Ro
 
 /// A gateway that dials itself would answer one handshake with a thousand of its own.
 fn servers_are_not_ours(root: &Reader<'_, '_>, upstreams: &Upstreams, listeners: &[Bound<Listener>]) {
-    let ours: Vec<SocketAddr> = listeners.iter().filter_map(|bound| Some(bound.address?.0)).collect();
+    let ours: Vec<&ListenerAddress> =
+        listeners.iter().filter_map(|bound| bound.address.as_ref().map(|(address, _)| address)).collect();
     for (name, (at, upstream)) in upstreams {
         let servers = upstream.iter().flat_map(|upstream| &upstream.servers);
         for server in servers {
-            let ServerAddress::Tcp { host, port } = &server.address else {
-                continue;
+            let dialled = match &server.address {
+                ServerAddress::Tcp { host, port } => {
+                    host.parse::<IpAddr>().ok().map(|ip| ListenerAddress::Tcp(SocketAddr::new(ip, *port)))
+                }
+                ServerAddress::Unix(path) => Some(ListenerAddress::Unix(path.clone())),
             };
-            let dialled = host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, *port));
-            if dialled.is_some_and(|address| ours.contains(&address)) {
+            if dialled.is_some_and(|address| ours.contains(&&address)) {
                 let wrong = Wrong::new(format!("{} is this gateway's own listener", server.text));
                 root.warn(
                     *at,
@@ -239,6 +247,20 @@ fn servers_are_not_ours(root: &Reader<'_, '_>, upstreams: &Upstreams, listeners:
                     wrong.help("write the address of the service behind it"),
                 );
             }
+        }
+    }
+}
+
+/// A header of anybody but a trusted proxy never counts.
+fn headers_have_a_sender(root: &Reader<'_, '_>, routes: &[RouteRead], listeners: &[Bound<Listener>]) {
+    let mut proxies = listeners.iter().filter_map(|bound| Some(&bound.value.as_ref()?.trusted_proxies));
+    if listeners.iter().any(|bound| bound.value.is_none()) || proxies.any(|proxies| *proxies != Default::default()) {
+        return;
+    }
+    for read in routes {
+        if let Some((ClientBy::Header(name), at)) = &read.client {
+            let wrong = Wrong::new(format!("has no effect: no listener trusts a proxy that could send {name}"));
+            root.warn(*at, &format!("{}.client", read.key), wrong.help("add `trusted_proxies` to the listener"));
         }
     }
 }

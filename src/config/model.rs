@@ -3,12 +3,14 @@
 //! Durations are [`Duration`], sizes are bytes. "Off" is `None`. Names follow `config.toml`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 /// The whole configuration.
@@ -39,10 +41,12 @@ pub struct Limits {
     pub sessions: usize,
     /// TCP connections open at once, those that have not finished their handshake included.
     pub connections: usize,
-    /// Sessions open at once from one client (address; IPv6 by /64). `None` is `"off"`.
+    /// Sessions open at once from one client. `None` is `"off"`.
     pub sessions_per_client: Option<usize>,
     /// Opening handshakes of one client. `None` is `"off"`.
     pub handshakes_per_client: Option<Rate>,
+    /// Bits of an IPv6 address that make a client, from 32 to 128.
+    pub ipv6_prefix: u8,
 }
 
 /// So many events in a period: `"10/s"`, `"600/m"`. Its burst is `count`.
@@ -94,11 +98,14 @@ pub struct Position {
 /// `[[listener]]`
 #[derive(Debug, Clone)]
 pub struct Listener {
-    pub address: SocketAddr,
+    pub address: ListenerAddress,
     pub address_at: Position,
+    /// Never on a Unix socket.
     pub tls: Option<ListenerTls>,
-    /// Peers whose `X-Forwarded-*` and `Forwarded` count.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Peers whose `X-Forwarded-*`, `Forwarded` and PROXY headers count.
+    pub trusted_proxies: TrustedProxies,
+    /// How long a trusted proxy may take to send its PROXY header; `None` where none is spoken.
+    pub proxy_protocol: Option<Duration>,
     /// From the first byte of the ClientHello to Finished.
     pub tls_timeout: Duration,
     /// From the accepted connection (or the last answer) to the end of the request head.
@@ -107,6 +114,31 @@ pub struct Listener {
     pub head_bytes_max: usize,
     /// Header fields of a request.
     pub headers_max: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenerAddress {
+    Tcp(SocketAddr),
+    /// An absolute path.
+    Unix(PathBuf),
+}
+
+/// As the file writes it.
+impl fmt::Display for ListenerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenerAddress::Tcp(address) => address.fmt(f),
+            ListenerAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// `trusted_proxies`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedProxies {
+    pub networks: Vec<IpNet>,
+    /// Whoever can open the Unix socket of the listener.
+    pub unix: bool,
 }
 
 /// `tls` of a listener.
@@ -167,6 +199,19 @@ pub struct Route {
     pub host_header: Option<String>,
     pub relay: RelayRules,
     pub refuse: Refuse,
+    pub client: ClientBy,
+}
+
+/// `client` of a route: by what its clients are told apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientBy {
+    Address,
+    /// From trusted proxies, in place of the address.
+    Header(HeaderName),
+    /// The client's own word, beside its address.
+    Cookie(String),
+    /// The same; percent-encoding undone.
+    Query(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -103,7 +103,7 @@ pub(super) static RUNTIME: Table = Table {
 
 pub(super) static LIMITS: Table = Table {
     title: "[limits]",
-    doc: "Limits of the whole gateway. A client is an address (IPv6: a /64 network).",
+    doc: "Limits of the whole gateway. A client is an address, or what the route's `client` names.",
     keys: &[
         key("sessions", "number", Default("100000"), "WebSocket sessions open at once."),
         key(
@@ -119,6 +119,12 @@ pub(super) static LIMITS: Table = Table {
             Default("\"100/s\""),
             "Opening handshakes of one client; as many may come in one burst.",
         ),
+        key(
+            "ipv6_prefix",
+            "number, 32 to 128",
+            Default("64"),
+            "Bits of an IPv6 address that make a client: one subscriber has at least a /64.",
+        ),
     ],
     later: &[],
 };
@@ -129,9 +135,10 @@ pub(super) static LISTENER: Table = Table {
     keys: &[
         key(
             "address",
-            "IP address and port",
+            "IP address and port, or path of a socket",
             Required("\"127.0.0.1:8080\""),
-            "Where to listen: \"0.0.0.0:8080\", \"[::]:8080\". Port 0 takes a free port.",
+            "Where to listen: \"0.0.0.0:8080\", \"[::]:8080\". Port 0 takes a free port. \"unix:/run/tidegate.sock\" is a \
+             Unix socket (mode 0660, removed at the stop).",
         ),
         Key {
             name: "tls",
@@ -142,10 +149,18 @@ pub(super) static LISTENER: Table = Table {
         },
         key(
             "trusted_proxies",
-            "list of networks",
+            "list of networks, \"unix\"",
             Default("[]"),
-            "Peers whose X-Forwarded-* and Forwarded fields are believed: \"10.0.0.0/8\", \"::1\".",
+            "Peers whose X-Forwarded-* and Forwarded fields and PROXY headers are believed: \"10.0.0.0/8\", \"::1\"; \
+             \"unix\": whoever opens this Unix socket.",
         ),
+        key(
+            "proxy_protocol",
+            "true or false",
+            Default("false"),
+            "Every connection begins with a PROXY header, version 1 or 2, of a trusted proxy. Others are closed.",
+        ),
+        key("proxy_protocol_timeout", DURATION, Default("\"5s\""), "For the whole PROXY header."),
         key("tls_timeout", DURATION, Default("\"10s\""), "For the whole TLS handshake."),
         key(
             "head_timeout",
@@ -156,7 +171,7 @@ pub(super) static LISTENER: Table = Table {
         key("head_bytes_max", "size, 8KiB to 1MiB", Default("\"16KiB\""), "Size of a request head."),
         key("headers_max", "number, 16 to 1000", Default("100"), "Header fields of a request."),
     ],
-    later: &["proxy_protocol", "limits"],
+    later: &["limits"],
 };
 
 pub(super) static LISTENER_TLS: Table = Table {
@@ -292,6 +307,13 @@ pub(super) static ROUTE: Table = Table {
             "\"http\" or \"close\"",
             Default("\"http\""),
             "How a refusal is told: an HTTP status, or a Close right after the handshake, which browsers can read.",
+        ),
+        key(
+            "client",
+            "\"address\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"",
+            Default("\"address\""),
+            "What limits count by. A header counts in place of the address, from trusted proxies only; a cookie or query \
+             parameter is counted beside the address.",
         ),
     ],
     later: &["http", "limits"],

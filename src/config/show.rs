@@ -3,17 +3,19 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::model::{Backend, BackendKind, Config, HostPattern, Listener, Origins, Page, Route, Target};
+use super::model::{
+    Backend, BackendKind, Config, HostPattern, Listener, ListenerAddress, Origins, Page, Route, Target,
+};
 use super::value::show_duration;
 
 /// What start-up prints: one line for each listener, the workers, the routes, and the address to open in a browser.
 ///
 /// `bound` are the addresses really listened on, in the order of the listeners: port 0 became a port. `workers` are those
 /// that run: "auto" became a number.
-pub fn start_up(config: &Config, bound: &[SocketAddr], workers: usize) -> String {
+pub fn start_up(config: &Config, bound: &[ListenerAddress], workers: usize) -> String {
     let mut out = String::new();
     for (listener, address) in config.listeners.iter().zip(bound) {
-        let _ = writeln!(out, "listening on {}", url(listener, "ws", *address));
+        let _ = writeln!(out, "listening on {}", place(listener, address));
     }
     let auto = if config.runtime.workers.is_none() { " (auto)" } else { "" };
     let _ = writeln!(out, "workers: {workers}{auto}");
@@ -35,7 +37,7 @@ pub fn summary(config: &Config) -> String {
             }
             None => String::new(),
         };
-        let _ = writeln!(out, "would listen on {}{tls}", url(listener, "ws", listener.address));
+        let _ = writeln!(out, "would listen on {}{tls}", place(listener, &listener.address));
     }
     let _ = write!(out, "\n{}", routes(config));
     if !config.upstreams.is_empty() {
@@ -108,10 +110,15 @@ fn backend(backend: &Backend) -> Vec<String> {
 }
 
 /// The first page at a place that a browser on this machine can open, over TLS only when there is no plain listener.
-fn page_address(config: &Config, bound: &[SocketAddr]) -> Option<String> {
+fn page_address(config: &Config, bound: &[ListenerAddress]) -> Option<String> {
     let page = config.routes.iter().find(|route| matches!(route.target, Target::Page(_)))?;
     let plain_first = |(listener, _): &(&Listener, &SocketAddr)| listener.tls.is_some();
-    let (listener, address) = config.listeners.iter().zip(bound).min_by_key(plain_first)?;
+    let tcp = config.listeners.iter().zip(bound).filter_map(|(listener, address)| match address {
+        ListenerAddress::Tcp(address) if listener.proxy_protocol.is_none() => Some((listener, address)),
+        // No browser gets in there.
+        ListenerAddress::Tcp(_) | ListenerAddress::Unix(_) => None,
+    });
+    let (listener, address) = tcp.min_by_key(plain_first)?;
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -125,6 +132,14 @@ fn page_address(config: &Config, bound: &[SocketAddr]) -> Option<String> {
         _ => url(listener, "http", address),
     };
     Some(format!("{base}{}", page.path))
+}
+
+fn place(listener: &Listener, address: &ListenerAddress) -> String {
+    let header = if listener.proxy_protocol.is_some() { " (PROXY protocol)" } else { "" };
+    match address {
+        ListenerAddress::Tcp(address) => format!("{}{header}", url(listener, "ws", *address)),
+        ListenerAddress::Unix(_) => format!("{address}{header}"),
+    }
 }
 
 fn url(listener: &Listener, plain: &str, address: SocketAddr) -> String {

@@ -10,12 +10,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use http::HeaderName;
+use ipnet::{IpNet, Ipv4Net};
 
-use super::model::{HostPattern, OriginPattern, Rate, Server, ServerAddress};
+use super::model::{ClientBy, HostPattern, ListenerAddress, OriginPattern, Rate, Server, ServerAddress};
 use super::tree::{Node, Value};
 use crate::policy::origin::default_port;
 use crate::policy::route;
+use crate::proto::fields::grammar::is_token;
 use crate::proto::refusal::Refusal;
 
 /// Why a value is refused, and what to write instead.
@@ -259,6 +261,14 @@ fn show(count: u64, units: &[(&str, u64)]) -> String {
 
 // Addresses.
 
+/// Where a listener listens.
+pub(super) fn listener_address(text: &str) -> Parsed<ListenerAddress> {
+    match text.strip_prefix("unix:") {
+        Some(path) => unix_path(path, text).map(ListenerAddress::Unix),
+        None => socket_address(text).map(ListenerAddress::Tcp),
+    }
+}
+
 /// An address to listen on.
 pub(super) fn socket_address(text: &str) -> Parsed<SocketAddr> {
     text.parse().map_err(|_| {
@@ -277,11 +287,38 @@ pub(super) fn socket_address(text: &str) -> Parsed<SocketAddr> {
 pub(super) fn network(text: &str) -> Parsed<IpNet> {
     let address = |text: &str| IpAddr::from_str(text).map(IpNet::from);
     match IpNet::from_str(text).or_else(|_| address(text)) {
-        Ok(net) => Ok(net.trunc()),
+        Ok(net) => Ok(canonical(net.trunc())),
         Err(_) => {
             Err(Wrong::new(format!("{text:?} is not a network"))
                 .help("like \"10.0.0.0/8\", \"fd00::/8\" or \"10.0.0.7\""))
         }
+    }
+}
+
+/// IPv4 written as IPv6 is IPv4: addresses are compared in that form.
+fn canonical(net: IpNet) -> IpNet {
+    match (net.network().to_canonical(), net.prefix_len().checked_sub(96)) {
+        (IpAddr::V4(address), Some(prefix)) if net.network().is_ipv6() => {
+            Ipv4Net::new(address, prefix).map_or(net, IpNet::V4)
+        }
+        _ => net,
+    }
+}
+
+/// By what a route tells its clients apart.
+pub(super) fn client(text: &str) -> Parsed<ClientBy> {
+    let help = "\"address\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
+    let (kind, name) = text.split_once(':').unwrap_or((text, ""));
+    let is_name = is_token(name);
+    match (kind, HeaderName::from_bytes(name.as_bytes())) {
+        ("address", _) if text == kind => Ok(ClientBy::Address),
+        ("header", Ok(name)) => Ok(ClientBy::Header(name)),
+        ("cookie", _) if is_name => Ok(ClientBy::Cookie(name.to_owned())),
+        ("query", _) if is_name => Ok(ClientBy::Query(name.to_owned())),
+        ("header" | "cookie" | "query", _) => {
+            Err(Wrong::new(format!("{name:?} is not the name of a {kind}")).help(format!("like \"{kind}:x-user\"")))
+        }
+        _ => Err(Wrong::new(format!("{text:?} tells no clients apart")).help(help)),
     }
 }
 
@@ -319,6 +356,11 @@ pub(super) fn server(text: &str) -> Parsed<Server> {
 }
 
 fn unix_server(path: &str, text: &str) -> Parsed<Server> {
+    let address = ServerAddress::Unix(unix_path(path, text)?);
+    Ok(Server { address, tls: false, base: String::new(), text: text.to_owned() })
+}
+
+fn unix_path(path: &str, text: &str) -> Parsed<PathBuf> {
     // The longest path that fits sockaddr_un.
     const PATH_MAX: usize = 107;
     if !path.starts_with('/') || path.starts_with("//") {
@@ -327,8 +369,7 @@ fn unix_server(path: &str, text: &str) -> Parsed<Server> {
     if path.len() > PATH_MAX || path.contains('\0') {
         return Err(Wrong::new(format!("a socket's path has at most {PATH_MAX} bytes and no NUL")));
     }
-    let address = ServerAddress::Unix(PathBuf::from(path));
-    Ok(Server { address, tls: false, base: String::new(), text: text.to_owned() })
+    Ok(PathBuf::from(path))
 }
 
 /// Splits `host`, `host:port`, `[v6]:port`; the host in normal form, without brackets.

@@ -126,7 +126,8 @@ async fn websocket(
     if live.drain.has_begun() {
         return Err(Refusal::Draining.into());
     }
-    let permits = live.limits.enter(plan.client.address)?;
+    let keys = plan.client.keys(&plan.route.client, &parts, live.config.limits.ipv6_prefix, &live.identities);
+    let permits = live.limits.enter(keys.first())?;
     let offered = plan.offered(&mut ())?;
     let pool = live.pool(&plan.upstream.name);
     let server = pool.next();

@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -23,6 +22,7 @@ use crate::config::model::Listener;
 use crate::limits::Permit;
 use crate::live::Live;
 use crate::observe::log::{self, Refused};
+use crate::policy::client::Peer;
 use crate::policy::decide::Visitor;
 use crate::proto::refusal::Refusal;
 use crate::relay::session::Opened;
@@ -34,7 +34,7 @@ const HEAD_BUFFER_MIN: usize = 8192;
 /// A connection whose transport is ready: TLS, where the listener has it, is done.
 pub struct Secured {
     pub stream: Stream,
-    pub peer: SocketAddr,
+    pub peer: Peer,
     pub permit: Permit,
     /// Whether the client came over TLS.
     pub secure: bool,
@@ -44,7 +44,7 @@ pub struct Secured {
 pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Live>) {
     let Secured { stream, peer, permit, secure } = secured;
     let progress = Arc::new(Mutex::new(Progress::default()));
-    let visitor = Arc::new(Visitor { peer: peer.ip(), secure, listener: listener.clone() });
+    let visitor = Arc::new(Visitor { peer, secure, listener: listener.clone() });
     let service = {
         let (progress, live) = (progress.clone(), live.clone());
         service_fn(move |request| {
@@ -103,7 +103,7 @@ pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Liv
         }
         (None, Some(Ok(()))) => stream.linger().await,
         (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer).await,
-        (_, None) => tracing::debug!(client = %peer.ip(), "the client did not take its answer in time"),
+        (_, None) => tracing::debug!(client = %peer.address, "the client did not take its answer in time"),
     }
 }
 
@@ -122,7 +122,7 @@ fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
 }
 
 /// A head that could not be read. hyper has answered the malformed ones; one that is late is ours to answer.
-async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: SocketAddr) {
+async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Peer) {
     let refusal = match error {
         error if error.is_timeout() && read.is_empty() => return stream.linger().await,
         error if error.is_timeout() => Refusal::HeadTimeout,
@@ -134,7 +134,7 @@ async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Soc
     log::refused(&Refused {
         reason: refusal.label(),
         status: refusal.status().as_u16(),
-        client: Some(peer.ip()),
+        client: Some(peer.address),
         detail: Some(log::chain(error)),
         ..Refused::default()
     });

@@ -7,7 +7,6 @@ mod permit;
 mod rate;
 pub mod throttle;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::model;
@@ -53,8 +52,7 @@ impl Limits {
     ///
     /// # Errors
     /// The refusal of the first limit that is reached; nothing stays taken.
-    pub fn enter(&self, client: IpAddr) -> Result<Permits, Refusal> {
-        let key = ClientKey::from(client);
+    pub fn enter(&self, key: ClientKey) -> Result<Permits, Refusal> {
         if let Some(handshakes) = &self.handshakes {
             handshakes.check(key)?;
         }

@@ -1,7 +1,6 @@
 //! The accept loop: a socket becomes an [`Accepted`] connection, or is counted and closed.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
@@ -9,7 +8,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::tls;
+use super::unix::UnixSocket;
 use crate::limits::{Limits, Permit};
+use crate::policy::client::Address;
 use crate::relay::Stream;
 use crate::relay::ahead::Ahead;
 use crate::socket;
@@ -25,17 +26,36 @@ const CALM: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Trouble(Option<Instant>);
 
-/// A TCP connection that has its place.
+/// What is listened on.
+#[derive(Debug)]
+pub enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixSocket),
+}
+
+impl Socket {
+    async fn accept(&self) -> io::Result<(Stream, Address)> {
+        match self {
+            Socket::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Stream::Tcp(stream), peer.ip().into()))
+            }
+            Socket::Unix(socket) => Ok((Stream::Unix(socket.listener.accept().await?.0), Address::Local)),
+        }
+    }
+}
+
+/// A connection that has its place.
 pub struct Accepted {
-    pub stream: TcpStream,
-    pub peer: SocketAddr,
+    pub stream: Stream,
+    pub peer: Address,
     pub permit: Permit,
 }
 
 /// The next connection that has a place. Never fails: what the system cannot give now is asked for again later.
-pub async fn next(listener: &TcpListener, limits: &Limits, trouble: &mut Trouble) -> Accepted {
+pub async fn next(from: &Socket, limits: &Limits, trouble: &mut Trouble) -> Accepted {
     loop {
-        match listener.accept().await {
+        match from.accept().await {
             Ok((stream, peer)) => {
                 if trouble.0.is_some_and(|last| last.elapsed() >= CALM) {
                     trouble.0 = None;
@@ -43,7 +63,9 @@ pub async fn next(listener: &TcpListener, limits: &Limits, trouble: &mut Trouble
                 }
                 match limits.connection() {
                     Some(permit) => {
-                        socket::tune(&stream);
+                        if let Stream::Tcp(stream) = &stream {
+                            socket::tune(stream);
+                        }
                         return Accepted { stream, peer, permit };
                     }
                     None => {

@@ -4,11 +4,11 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
-use std::net::IpAddr;
 
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::model::{Log, LogFormat, LogLevel};
+use crate::policy::client::Address;
 use crate::relay::End;
 
 /// Begins logging to standard error. A second call changes nothing.
@@ -32,7 +32,7 @@ pub fn init(log: &Log) {
 pub struct About {
     pub id: u64,
     pub route: Box<str>,
-    pub client: IpAddr,
+    pub client: Address,
     /// The server as the configuration names it.
     pub upstream: Box<str>,
 }
@@ -66,7 +66,7 @@ pub fn session_ended(about: &About, end: &End) {
 pub struct Refused<'a> {
     pub reason: &'a str,
     pub status: u16,
-    pub client: Option<IpAddr>,
+    pub client: Option<Address>,
     pub host: Option<&'a str>,
     pub path: Option<&'a str>,
     pub origin: Option<&'a [u8]>,

@@ -1,154 +1,221 @@
-//! Who a client is: the address that counts, and the key under which it is limited.
+//! Who a client is: the address that counts, and the keys under which it is limited.
+
+mod identity;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use http::HeaderMap;
-use ipnet::IpNet;
+use http::{HeaderMap, request};
 
+use crate::config::model::{ClientBy, TrustedProxies};
 use crate::proto::fields;
+use crate::proto::proxy::Header;
+
+pub use identity::Identities;
+
+/// Where somebody is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Address {
+    /// IPv4 is never written as IPv6 here.
+    Ip(IpAddr),
+    /// Behind a Unix socket: on this machine, without an address.
+    Local,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    pub address: Address,
+    /// It is a trusted proxy: what it forwards counts.
+    pub trusted: bool,
+}
 
 /// Whose request it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
-    /// The peer's, or the one that a trusted proxy gives. IPv4 is never written as IPv6 here.
-    pub address: IpAddr,
-    /// The peer is a trusted proxy: what it forwards counts.
+    /// The peer's, or the one that a trusted proxy gives.
+    pub address: Address,
+    /// The peer is a trusted proxy.
     pub trusted_peer: bool,
 }
 
-/// What limits count by: an IPv4 address, or an IPv6 /64, for one subscriber has at least all of that.
+/// What limits count by: an IPv4 address, an IPv6 network, all peers of Unix sockets together, or an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClientKey(Network);
+pub struct ClientKey(Who);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Network {
+enum Who {
     V4([u8; 4]),
-    /// The first 64 bits.
-    V6([u8; 8]),
+    V6 {
+        network: [u8; 16],
+        prefix: u8,
+    },
+    Local,
+    /// A keyed hash, never the value itself.
+    Identity([u8; 8]),
+}
+
+/// The keys of a client: each of them is counted and limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    first: ClientKey,
+    second: Option<ClientKey>,
+}
+
+impl Address {
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Address::Ip(ip) => Some(ip),
+            Address::Local => None,
+        }
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        Address::Ip(ip.to_canonical())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Ip(ip) => ip.fmt(f),
+            Address::Local => f.write_str("local"),
+        }
+    }
+}
+
+impl Peer {
+    pub fn new(address: Address, proxies: &TrustedProxies) -> Peer {
+        Peer { address, trusted: is_trusted(address, proxies) }
+    }
+
+    /// Who speaks on the connection of this trusted proxy, after its PROXY header.
+    pub fn behind(self, header: Header, proxies: &TrustedProxies) -> Peer {
+        match header {
+            Header::Local => self,
+            // What follows are the bytes of a client that nobody knows: what they tell about it does not count.
+            Header::Unknown => Peer { trusted: false, ..self },
+            Header::Client(ip) => Peer::new(ip.into(), proxies),
+        }
+    }
+}
+
+fn is_trusted(address: Address, proxies: &TrustedProxies) -> bool {
+    match address {
+        Address::Ip(ip) => proxies.networks.iter().any(|network| network.contains(&ip)),
+        Address::Local => proxies.unix,
+    }
 }
 
 /// Finds the client behind the trusted proxies: from the peer backwards along X-Forwarded-For, or along Forwarded where
 /// the former is absent, to the first address that is not trusted. A malformed or hidden one ends the walk at the last
 /// good one. What a peer that is not trusted sends never counts.
-pub fn identify(peer: IpAddr, trusted: &[IpNet], headers: &HeaderMap) -> Client {
-    let peer = peer.to_canonical();
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
-    if !is_trusted(&peer) {
-        return Client { address: peer, trusted_peer: false };
-    }
-    let mut address = peer;
-    for node in fields::told(headers).nodes.into_iter().rev() {
-        let Some(behind) = node else { break };
-        address = behind;
-        if !is_trusted(&address) {
-            break;
+pub fn identify(peer: Peer, proxies: &TrustedProxies, headers: &HeaderMap) -> Client {
+    let mut address = peer.address;
+    if peer.trusted {
+        for node in fields::told(headers).nodes.into_iter().rev() {
+            let Some(behind) = node else { break };
+            address = behind.into();
+            if !is_trusted(address, proxies) {
+                break;
+            }
         }
     }
-    Client { address, trusted_peer: true }
+    Client { address, trusted_peer: peer.trusted }
 }
 
-impl From<IpAddr> for ClientKey {
-    fn from(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V4(address) => Network::V4(address.octets()),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, e, f, g, h, ..] = address.octets();
-                Network::V6([a, b, c, d, e, f, g, h])
-            }
+impl Client {
+    /// Under which keys a route counts this client.
+    ///
+    /// A header counts in place of the address, and only when a trusted proxy sent it. A cookie or query parameter is
+    /// the client's own word: it is counted beside the address, so that nobody may do more by inventing another.
+    pub fn keys(&self, by: &ClientBy, parts: &request::Parts, ipv6_prefix: u8, identities: &Identities) -> Keys {
+        let address = ClientKey::of(self.address, ipv6_prefix);
+        let alone = Keys { first: address, second: None };
+        match (by, identities.key(by, parts)) {
+            (ClientBy::Header(_), Some(identity)) if self.trusted_peer => Keys { first: identity, second: None },
+            (ClientBy::Cookie(_) | ClientBy::Query(_), second @ Some(_)) => Keys { second, ..alone },
+            _ => alone,
+        }
+    }
+}
+
+impl Keys {
+    /// The address, or the identity that stands in its place.
+    pub fn first(&self) -> ClientKey {
+        self.first
+    }
+
+    /// One or two.
+    pub fn iter(&self) -> impl Iterator<Item = ClientKey> + use<> {
+        std::iter::once(self.first).chain(self.second)
+    }
+}
+
+impl From<ClientKey> for Keys {
+    fn from(first: ClientKey) -> Self {
+        Keys { first, second: None }
+    }
+}
+
+impl ClientKey {
+    /// IPv6 counts by the first `ipv6_prefix` bits, for a subscriber has whole networks.
+    pub fn of(address: Address, ipv6_prefix: u8) -> Self {
+        Self(match address {
+            Address::Local => Who::Local,
+            Address::Ip(ip) => match ip.to_canonical() {
+                IpAddr::V4(address) => Who::V4(address.octets()),
+                IpAddr::V6(address) => match embedded(address) {
+                    Some(address) => Who::V4(address.octets()),
+                    None => {
+                        let mask = u128::MAX.checked_shl(128 - u32::from(ipv6_prefix)).unwrap_or(0);
+                        Who::V6 { network: (u128::from(address) & mask).to_be_bytes(), prefix: ipv6_prefix }
+                    }
+                },
+            },
         })
     }
 }
 
-impl From<&Client> for ClientKey {
-    fn from(client: &Client) -> Self {
-        client.address.into()
+/// The IPv4 host behind an address that is made of its own.
+///
+/// Behind a translator (64:ff9b::/96, RFC 6052) all of IPv4 is one /64 and would be one client; with 6to4 (2002::/16,
+/// RFC 3056) one host has 65,536 of them.
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        [0x2002, high, low, ..] => Some(v4(high, low)),
+        _ => None,
+    }
+}
+
+/// With IPv6 by /64, the default.
+impl From<IpAddr> for ClientKey {
+    fn from(address: IpAddr) -> Self {
+        ClientKey::of(address.into(), 64)
+    }
+}
+
+impl ClientKey {
+    /// A header, a cookie or a query parameter, and no address.
+    pub fn is_identity(&self) -> bool {
+        matches!(self.0, Who::Identity(_))
     }
 }
 
 impl fmt::Display for ClientKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Network::V4(octets) => Ipv4Addr::from(octets).fmt(f),
-            Network::V6(octets) => {
-                let network = u128::from(u64::from_be_bytes(octets)) << 64;
-                write!(f, "{}/64", Ipv6Addr::from(network))
-            }
+            Who::V4(octets) => Ipv4Addr::from(octets).fmt(f),
+            Who::V6 { network, prefix } => write!(f, "{}/{prefix}", Ipv6Addr::from(network)),
+            Who::Local => Address::Local.fmt(f),
+            Who::Identity(hash) => write!(f, "identity {:016x}", u64::from_be_bytes(hash)),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proto::fields::testing::lines;
-
-    #[test]
-    fn clients_behind_proxies() {
-        const PROXY: &str = "10.0.0.1";
-        #[rustfmt::skip]
-        let rows = [
-            ("a peer that is not trusted", "192.0.2.1", "x-forwarded-for: 198.51.100.7\nforwarded: for=198.51.100.7",
-                "192.0.2.1"),
-            ("a trusted peer that tells nothing", PROXY, "", PROXY),
-            ("one proxy", PROXY, "x-forwarded-for: 198.51.100.7", "198.51.100.7"),
-            ("a client's own invention is further left", PROXY, "x-forwarded-for: 1.2.3.4, 198.51.100.7",
-                "198.51.100.7"),
-            ("an invention that looks trusted", PROXY, "x-forwarded-for: 10.9.9.9, 198.51.100.7", "198.51.100.7"),
-            ("two proxies", PROXY, "x-forwarded-for: 198.51.100.7, 10.0.0.2", "198.51.100.7"),
-            ("two proxies over two lines", PROXY, "x-forwarded-for: 198.51.100.7\nx-forwarded-for: 10.0.0.2",
-                "198.51.100.7"),
-            ("only proxies", PROXY, "x-forwarded-for: 10.0.0.3, 10.0.0.2", "10.0.0.3"),
-            ("malformed at the right end", PROXY, "x-forwarded-for: 198.51.100.7, x", PROXY),
-            ("malformed behind a proxy", PROXY, "x-forwarded-for: 198.51.100.7, x, 10.0.0.2", "10.0.0.2"),
-            ("hidden", PROXY, "x-forwarded-for: unknown", PROXY),
-            ("empty members", PROXY, "x-forwarded-for: 198.51.100.7, ,", "198.51.100.7"),
-            ("with a port", PROXY, "x-forwarded-for: 198.51.100.7:4711", "198.51.100.7"),
-            ("with a bad port", PROXY, "x-forwarded-for: 198.51.100.7:x", PROXY),
-            ("octal digits", PROXY, "x-forwarded-for: 198.51.100.007", PROXY),
-            ("IPv6", PROXY, "x-forwarded-for: 2001:db8::7", "2001:db8::7"),
-            ("IPv6 in brackets with a port", PROXY, "x-forwarded-for: [2001:db8::7]:4711", "2001:db8::7"),
-            ("IPv6 in brackets with a bad port", PROXY, "x-forwarded-for: [2001:db8::7]:x", PROXY),
-            ("IPv6 in brackets with text behind it", PROXY, "x-forwarded-for: [2001:db8::7]x", PROXY),
-            ("IPv6 with a zone", PROXY, "x-forwarded-for: fe80::1%eth0", PROXY),
-            ("IPv4 written as IPv6", "::ffff:10.0.0.1", "x-forwarded-for: ::ffff:198.51.100.7", "198.51.100.7"),
-            ("a proxy written as IPv6", PROXY, "x-forwarded-for: 198.51.100.7, ::ffff:10.0.0.2", "198.51.100.7"),
-            ("an IPv6 proxy", "fd00::1", "x-forwarded-for: 198.51.100.7", "198.51.100.7"),
-            ("RFC 7239", PROXY, "forwarded: for=198.51.100.7;proto=https, for=10.0.0.2", "198.51.100.7"),
-            ("RFC 7239, IPv6", PROXY, "forwarded: For=\"[2001:db8::7]:4711\"", "2001:db8::7"),
-            ("RFC 7239, obfuscated port", PROXY, "forwarded: for=\"198.51.100.7:_port\"", "198.51.100.7"),
-            ("RFC 7239, hidden", PROXY, "forwarded: for=198.51.100.7, for=_hidden", PROXY),
-            ("RFC 7239, an element without for", PROXY, "forwarded: for=198.51.100.7, proto=https", PROXY),
-            ("RFC 7239, a swallowing quote", PROXY, "forwarded: for=\"x, for=198.51.100.7", PROXY),
-            ("X-Forwarded-For wins", PROXY, "forwarded: for=1.2.3.4\nx-forwarded-for: 198.51.100.7", "198.51.100.7"),
-            ("any X-Forwarded-* wins", PROXY, "forwarded: for=1.2.3.4\nx-forwarded-proto: https", PROXY),
-            ("a name that looks alike", PROXY, "x_forwarded_for: 1.2.3.4", PROXY),
-        ];
-        let trusted: Vec<IpNet> = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().unwrap()).into();
-        for (name, peer, sent, address) in rows {
-            let trusted_peer = peer != "192.0.2.1";
-            let expected = Client { address: address.parse().unwrap(), trusted_peer };
-            assert_eq!(identify(peer.parse().unwrap(), &trusted, &lines(sent)), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn keys_of_clients() {
-        #[rustfmt::skip]
-        let rows = [
-            ("192.0.2.1", "192.0.2.1"),
-            ("::ffff:192.0.2.1", "192.0.2.1"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-            ("2001:db8:1:2::", "2001:db8:1:2::/64"),
-            ("::1", "::/64"),
-        ];
-        for (address, expected) in rows {
-            assert_eq!(ClientKey::from(address.parse::<IpAddr>().unwrap()).to_string(), expected);
-        }
-        let key = |address: &str| ClientKey::from(address.parse::<IpAddr>().unwrap());
-        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::"));
-        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
-        assert_ne!(key("0.0.0.0"), key("::"));
-        assert!(size_of::<ClientKey>() <= 9, "one for each client is kept");
-    }
-}
+mod tests;

@@ -4,13 +4,12 @@
 //! `tidegate explain` run the same code; the latter watches it.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::ORIGIN;
 use http::request;
 
-use super::client::Client;
+use super::client::{Client, Peer};
 use super::{origin, route, subprotocol};
 use crate::config::model::{Compression, Listener, Page, Route, Target, Upstream};
 use crate::proto::extensions::Deflate;
@@ -21,7 +20,7 @@ use crate::proto::refusal::Refusal;
 /// Where a request came from.
 #[derive(Debug, Clone)]
 pub struct Visitor {
-    pub peer: IpAddr,
+    pub peer: Peer,
     /// Whether it came over TLS.
     pub secure: bool,
     pub listener: Arc<Listener>,
@@ -129,7 +128,8 @@ pub fn decide<'a>(
 impl Plan<'_> {
     /// What our own forwarding fields are made of.
     pub fn hop<'b>(&'b self, visitor: &Visitor) -> Hop<'b> {
-        Hop { peer: visitor.peer, trusted_peer: self.client.trusted_peer, tls: visitor.secure, host: &self.host }
+        let peer = visitor.peer.address.ip();
+        Hop { peer, trusted_peer: self.client.trusted_peer, tls: visitor.secure, host: &self.host }
     }
 
     /// The offered subprotocols that the upstream is offered in turn, and the extensions.

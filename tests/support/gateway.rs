@@ -59,12 +59,12 @@ impl Gateway {
             if let Some(status) = gateway.child.try_wait().expect("waiting") {
                 panic!("the gateway ended with {status}:\n{}", gateway.output());
             }
-            gateway.addresses().len() == listeners
+            gateway.output().matches("listening on ").count() == listeners
         });
         gateway
     }
 
-    /// Where it listens, in the order of the configuration.
+    /// Where it listens on TCP, in the order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let output = self.output();
         let after = |line: &str| {

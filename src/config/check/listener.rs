@@ -2,23 +2,33 @@
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use crate::config::Files;
-use crate::config::model::{CertificateFiles, ClientAuth, Listener, ListenerTls, Position, TlsVersions};
+use crate::config::model::{
+    CertificateFiles, ClientAuth, Listener, ListenerAddress, ListenerTls, Position, TlsVersions, TrustedProxies,
+};
 use crate::config::problem::Source;
 use crate::config::read::Reader;
-use crate::config::value::{self, Wrong, boolean, number, one_of, string};
+use crate::config::value::{self, Parsed, Wrong, boolean, number, one_of, string};
 
 use super::{Bound, all, each, file};
 
 pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source) -> Bound<Listener> {
-    let address = table.value("address", |node| Ok((string(value::socket_address)(node)?, node.at)));
-    let tls_written = table.written("tls").is_some();
+    let address = table.value("address", |node| Ok((string(value::listener_address)(node)?, node.at)));
+    let (tls_at, proxy_protocol_at) = (table.written("tls"), table.written("proxy_protocol"));
     let tls = table.table("tls").and_then(|tls| listener_tls(tls, source));
     if let Some(tls) = &tls {
         table.inspect(Files::Listener(tls), |at| format!("tls{}", key_at(tls, at)));
     }
     let everyone = table.written("trusted_proxies");
-    let trusted_proxies = table.list("trusted_proxies", string(value::network));
+    let trusted_proxies = table.list("trusted_proxies", string(trusted));
+    let trusted_proxies = trusted_proxies.and_then(all).map(|list| TrustedProxies {
+        unix: list.contains(&Trusted::Unix),
+        networks: list.into_iter().filter_map(Trusted::network).collect(),
+    });
+    let proxy_protocol = table.value("proxy_protocol", boolean);
+    let proxy_protocol_timeout = table.value("proxy_protocol_timeout", string(value::duration));
     let tls_timeout = table.value("tls_timeout", string(value::duration));
     let head_timeout = table.value("head_timeout", string(value::duration));
     // hyper takes no smaller buffer than 8 KiB.
@@ -30,34 +40,86 @@ pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source) -> Bound<List
         }
     });
     let headers_max = table.value("headers_max", number(16..=1000));
-    let believed = trusted_proxies.iter().flatten().flatten();
-    if let (true, Some(at)) = (believed.into_iter().any(|net| net.prefix_len() == 0), everyone) {
+    let mut believed = trusted_proxies.iter().flat_map(|proxies| &proxies.networks);
+    if let (true, Some(at)) = (believed.any(|net| net.prefix_len() == 0), everyone) {
         let wrong = Wrong::new("every client is trusted, so every client can claim any address");
         table.warn(at, "trusted_proxies", wrong.help("list only the networks of your own proxies"));
     }
-    if let (Some((address, at)), Some(tls)) = (&address, &tls)
+    if let (Some((ListenerAddress::Tcp(address), at)), Some(tls)) = (&address, &tls)
         && tls.development
         && !address.ip().is_loopback()
     {
         let wrong = Wrong::new("a development certificate is believed by nobody else");
         table.warn(*at, "address", wrong.help("use a real certificate, or listen on 127.0.0.1"));
     }
+    let unix = matches!(address, Some((ListenerAddress::Unix(_), _)));
+    if let (true, Some(at)) = (unix, tls_at) {
+        let wrong = Wrong::new("TLS is not served on a Unix socket, where nobody could listen in");
+        table.wrong(at, "tls", wrong.help("remove it, and let the proxy in front speak TLS to the clients"));
+    }
+    if let (Some(_), Some(proxies)) = (&address, &trusted_proxies) {
+        believers_can_come(&table, unix, proxies, everyone);
+        let somebody = if unix { proxies.unix } else { !proxies.networks.is_empty() };
+        if let (Some(true), false, Some(at)) = (proxy_protocol, somebody, proxy_protocol_at) {
+            let wrong = Wrong::new("no trusted proxy can connect here, and nobody else may say who its client is");
+            let example = if unix { "[\"unix\"]" } else { "[\"10.0.0.0/8\"]" };
+            table.wrong(at, "proxy_protocol", wrong.help(format!("add `trusted_proxies = {example}`")));
+        }
+    }
     let key = table.path_of("address");
     table.finish();
     let build = || {
-        let (address, address_at) = address?;
+        let (address, address_at) = address.clone()?;
         Some(Listener {
             address,
             address_at,
-            tls: if tls_written { Some(tls?) } else { None },
-            trusted_proxies: all(trusted_proxies?)?,
+            tls: if tls_at.is_some() { Some(tls?) } else { None },
+            trusted_proxies: trusted_proxies?,
+            proxy_protocol: proxy_protocol?.then_some(proxy_protocol_timeout?),
             tls_timeout: tls_timeout?,
             head_timeout: head_timeout?,
             head_bytes_max: head_bytes_max?,
             headers_max: headers_max? as usize,
         })
     };
-    Bound { address, key, value: build() }
+    let value = build();
+    Bound { address, key, value }
+}
+
+/// One entry of `trusted_proxies`.
+#[derive(PartialEq)]
+enum Trusted {
+    Network(IpNet),
+    Unix,
+}
+
+impl Trusted {
+    fn network(self) -> Option<IpNet> {
+        match self {
+            Trusted::Network(network) => Some(network),
+            Trusted::Unix => None,
+        }
+    }
+}
+
+fn trusted(text: &str) -> Parsed<Trusted> {
+    match text {
+        "unix" => Ok(Trusted::Unix),
+        _ => value::network(text).map(Trusted::Network),
+    }
+}
+
+/// Trust in peers that cannot connect here is hardly meant.
+fn believers_can_come(table: &Reader<'_, '_>, unix: bool, proxies: &TrustedProxies, at: Option<Position>) {
+    let Some(at) = at else { return };
+    if proxies.unix && !unix {
+        let wrong = Wrong::new("\"unix\" has no effect: this listener is no Unix socket");
+        table.warn(at, "trusted_proxies", wrong.help("list the networks of your proxies"));
+    }
+    if unix && !proxies.unix && !proxies.networks.is_empty() {
+        let wrong = Wrong::new("has no effect: peers of a Unix socket have no address");
+        table.warn(at, "trusted_proxies", wrong.help("add \"unix\" to trust whoever opens the socket"));
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::config::model::{
-    Compression, Heartbeat, HostPattern, OriginPattern, Origins, Page, PingMode, Position, Refuse, RelayRules, Route,
-    Subprotocols, Target,
+    ClientBy, Compression, Heartbeat, HostPattern, OriginPattern, Origins, Page, PingMode, Position, Refuse,
+    RelayRules, Route, Subprotocols, Target,
 };
 use crate::config::read::Reader;
 use crate::config::show;
@@ -16,12 +16,13 @@ use super::{Upstreams, all, repeated};
 
 /// A route whose name may still be missing, with the places that the other routes are compared at.
 pub(super) struct RouteRead {
-    key: String,
+    pub key: String,
     at: Position,
     name: Option<(String, Position)>,
     /// What it matches, when both could be read.
     matches: Option<(HostPattern, String)>,
     pub upstream: Option<String>,
+    pub client: Option<(ClientBy, Position)>,
     route: Option<Route>,
 }
 
@@ -41,6 +42,7 @@ pub(super) fn route(mut table: Reader<'_, '_>, upstreams: &Upstreams) -> RouteRe
     let (upstream, target) = target(&mut table, upstreams);
     let relay = relay_rules(&mut table);
     let refuse = table.value("refuse", one_of(&[("http", Refuse::Http), ("close", Refuse::Close)]));
+    let client = table.value("client", |node| Ok((string(value::client)(node)?, node.at)));
     let (key, matches) = (table.path().to_owned(), host.zip(path));
     table.finish();
 
@@ -57,10 +59,11 @@ pub(super) fn route(mut table: Reader<'_, '_>, upstreams: &Upstreams) -> RouteRe
             host_header: if host_header_written { Some(host_header?) } else { None },
             relay: relay?,
             refuse: refuse?,
+            client: client.clone()?.0,
         })
     };
     let route = build();
-    RouteRead { key, at, name, matches, upstream, route }
+    RouteRead { key, at, name, matches, upstream, client, route }
 }
 
 /// A page is plain HTTP and opens no session: what rules sessions has no effect there.

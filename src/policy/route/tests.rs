@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::model::{Compression, Origins, Page, PingMode, Refuse, RelayRules, Subprotocols, Target};
+use crate::config::model::{ClientBy, Compression, Origins, Page, PingMode, Refuse, RelayRules, Subprotocols, Target};
 
 /// A route named by what it matches: `host/path`, `*.host/path` or `*/path`.
 fn route(text: &str) -> Arc<Route> {
@@ -38,6 +38,7 @@ fn route(text: &str) -> Arc<Route> {
             strict: false,
         },
         refuse: Refuse::Http,
+        client: ClientBy::Address,
     })
 }
 

@@ -18,8 +18,8 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// How a request reached us.
 #[derive(Debug, Clone, Copy)]
 pub struct Hop<'a> {
-    /// The peer's own address, not that of a client for whom it speaks.
-    pub peer: IpAddr,
+    /// The peer's own address, not that of a client for whom it speaks; `None` behind a Unix socket, where it has none.
+    pub peer: Option<IpAddr>,
     /// It is one of the listener's trusted proxies.
     pub trusted_peer: bool,
     /// It came over TLS.
@@ -77,24 +77,29 @@ pub(crate) fn told(headers: &HeaderMap) -> Told {
 /// Writes our own element behind what was told, in both dialects. The scheme is `https` or `http`, never `wss` or `ws`:
 /// applications compare it with these.
 pub(super) fn write(headers: &mut HeaderMap, hop: &Hop<'_>, told: &Told) {
-    let peer = hop.peer.to_canonical();
+    let peer = hop.peer.map(|peer| peer.to_canonical());
+    // A peer without an address stands for those that it told of: readers who take the last one find a client there.
+    let named = peer.is_some() || told.nodes.is_empty();
     let scheme = scheme(told.secure.unwrap_or(hop.tls));
     let host = told.host.as_ref().unwrap_or(hop.host).to_string();
 
     // Where the peer has said scheme and host, ours would contradict it: they are those of the last hop.
-    let mut element = format!("for={}", node(Some(peer)));
-    if told.secure.is_none() {
-        element.push_str(&format!(";proto={scheme}"));
-    }
-    if told.host.is_none() {
-        element.push_str(&format!(";host={}", quoted(&host)));
-    }
+    let pairs = [
+        named.then(|| format!("for={}", node(peer))),
+        told.secure.is_none().then(|| format!("proto={scheme}")),
+        told.host.is_none().then(|| format!("host={}", quoted(&host))),
+    ];
+    let element: Vec<String> = pairs.into_iter().flatten().collect();
     match told.dialect {
         Dialect::Rfc7239 => set(headers, X_FORWARDED_FOR, &bare(&told.nodes)),
         Dialect::X | Dialect::Silent => set(headers, FORWARDED, &translated(told)),
     }
-    super::append_to_list(headers, FORWARDED, element.as_bytes());
-    super::append_to_list(headers, X_FORWARDED_FOR, peer.to_string().as_bytes());
+    if !element.is_empty() {
+        super::append_to_list(headers, FORWARDED, element.join(";").as_bytes());
+    }
+    if named {
+        super::append_to_list(headers, X_FORWARDED_FOR, bare(&[peer]).as_bytes());
+    }
     set(headers, X_FORWARDED_PROTO, scheme);
     set(headers, X_FORWARDED_HOST, &host);
 }

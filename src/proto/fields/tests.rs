@@ -11,7 +11,7 @@ const HANDSHAKE: &str = "host: example.com\nupgrade: websocket\nconnection: Upgr
 /// What the upstream gets of a handshake with these lines more, from 192.0.2.1 without TLS.
 fn forwarded_from(trusted_peer: bool, more: &str) -> HeaderMap {
     let host: Host = "example.com".parse().unwrap();
-    let hop = Hop { peer: [192, 0, 2, 1].into(), trusted_peer, tls: false, host: &host };
+    let hop = Hop { peer: Some([192, 0, 2, 1].into()), trusted_peer, tls: false, host: &host };
     let mut headers = lines(&format!("{HANDSHAKE}{more}"));
     upstream_headers(&mut headers, &hop, &Passed::default());
     headers
@@ -130,7 +130,7 @@ fn connection_options() {
 #[test]
 fn what_the_route_lets_through_is_offered() {
     let host: Host = "example.com".parse().unwrap();
-    let hop = Hop { peer: [192, 0, 2, 1].into(), trusted_peer: false, tls: true, host: &host };
+    let hop = Hop { peer: Some([192, 0, 2, 1].into()), trusted_peer: false, tls: true, host: &host };
     let mut headers = lines(&format!(
         "{HANDSHAKE}sec-websocket-protocol: a\nsec-websocket-protocol: b, c\nsec-websocket-extensions: x-foo"
     ));
@@ -212,7 +212,7 @@ fn addresses_of_the_peer_as_they_are_written() {
     ];
     let host: Host = "[2001:DB8::1]:8443".parse().unwrap();
     for (peer, x_for, rfc7239) in rows {
-        let hop = Hop { peer: peer.parse().unwrap(), trusted_peer: false, tls: true, host: &host };
+        let hop = Hop { peer: peer.parse().ok(), trusted_peer: false, tls: true, host: &host };
         let mut headers = lines(HANDSHAKE);
         upstream_headers(&mut headers, &hop, &Passed::default());
         assert_eq!(one(&headers, "x-forwarded-for"), x_for);
@@ -232,7 +232,7 @@ fn what_the_client_asked_for() {
     ];
     let host: Host = "inner.example".parse().unwrap();
     for (name, trusted_peer, sent, secure, expected) in rows {
-        let hop = Hop { peer: [192, 0, 2, 1].into(), trusted_peer, tls: false, host: &host };
+        let hop = Hop { peer: Some([192, 0, 2, 1].into()), trusted_peer, tls: false, host: &host };
         let expected = Asked { secure, host: expected.parse().unwrap() };
         assert_eq!(asked(&lines(sent), &hop), expected, "{name}");
     }
