@@ -199,9 +199,13 @@ fn client(
 
 /// Speaks TLS to a server; the handshake is complete, or the error is returned.
 pub fn connect(address: SocketAddr, name: &str, config: &ClientConfig) -> io::Result<Peer> {
+    connect_over(TcpStream::connect(address)?, name, config)
+}
+
+/// The same over a connection that was used before.
+pub fn connect_over(mut socket: TcpStream, name: &str, config: &ClientConfig) -> io::Result<Peer> {
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     let mut connection = ClientConnection::new(Arc::new(config.clone()), name).expect("a connection");
-    let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(super::PATIENCE))?;
     while connection.is_handshaking() {
         connection.complete_io(&mut socket)?;

@@ -220,6 +220,30 @@ fn addresses_of_the_peer_as_they_are_written() {
     }
 }
 
+/// It adds nothing behind those that it told of: who takes the last one finds a client.
+#[test]
+fn a_peer_behind_a_unix_socket_has_no_address() {
+    #[rustfmt::skip]
+    let rows = [
+        ("nothing told", true, "", "unknown", "for=unknown;proto=http;host=inner.example"),
+        ("told", true, "x-forwarded-for: 198.51.100.7", "198.51.100.7",
+            "for=198.51.100.7, proto=http;host=inner.example"),
+        ("all told", true, "x-forwarded-for: 198.51.100.7\nx-forwarded-proto: https\nx-forwarded-host: a.example",
+            "198.51.100.7", "for=198.51.100.7;proto=https;host=a.example"),
+        ("told in RFC 7239", true, "forwarded: for=198.51.100.7;proto=https;host=a.example", "198.51.100.7",
+            "for=198.51.100.7;proto=https;host=a.example"),
+        ("not trusted", false, "x-forwarded-for: 198.51.100.7", "unknown", "for=unknown;proto=http;host=inner.example"),
+    ];
+    let host: Host = "inner.example".parse().unwrap();
+    for (name, trusted_peer, sent, x_for, rfc7239) in rows {
+        let hop = Hop { peer: None, trusted_peer, tls: false, host: &host };
+        let mut headers = lines(&format!("{HANDSHAKE}\n{sent}"));
+        upstream_headers(&mut headers, &hop, &Passed::default());
+        assert_eq!(one(&headers, "x-forwarded-for"), x_for, "{name}");
+        assert_eq!(one(&headers, "forwarded"), rfc7239, "{name}");
+    }
+}
+
 #[test]
 fn what_the_client_asked_for() {
     #[rustfmt::skip]
