@@ -1,6 +1,6 @@
 //! A socket below TLS, read ahead: rustls asks for 4 KiB at a time, and each would be a system call.
 //!
-//! In: a socket. Out: the same bytes in the same order, with one system call for up to [`AHEAD_BYTES`] of them. What was
+//! In: a socket. Out: the same bytes in the same order, with one system call for up to 64 KiB of them. What was
 //! not asked for yet lies in a buffer that the thread lends and gets back as soon as it is empty: an idle session owns none.
 
 use std::cell::Cell;
