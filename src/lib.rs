@@ -12,7 +12,7 @@
 //!
 //! | room | takes | gives | file |
 //! | --- | --- | --- | --- |
-//! | [`listen`] | a socket | `Accepted`, `Secured` | `accept.rs`, `tls.rs` |
+//! | [`listen`] | a socket | `Accepted`, `Secured` | `accept.rs`, `proxy.rs`, `tls.rs` |
 //! | [`http`] | a byte stream | a checked request, an answer | `serve.rs`, `gate.rs` |
 //! | [`proto`], [`policy`] | values | `Offer`, a `Plan`, or who is denied and why: no socket, no clock | `handshake.rs`, `decide.rs` |
 //! | [`limits`] | a client | `Permits` that free themselves | `permit.rs`, `rate.rs` |

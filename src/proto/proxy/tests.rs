@@ -173,6 +173,19 @@ fn nothing_yet_is_as_much_as_the_shortest_header() {
     assert_eq!(read(b""), Ok(Progress::Partial(SHORTEST)));
 }
 
+/// Each step is a system call of the reader's.
+#[test]
+fn a_line_takes_few_steps() {
+    let long = "PROXY TCP6 ffff:f:f:f:f:f:f:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
+    for (line, most) in [("PROXY TCP4 198.51.100.7 10.0.0.1 4711 443\r\n", 8), (long, 18), ("PROXY UNKNOWN\r\n", 1)] {
+        let (mut taken, mut steps) = (0, 0);
+        while let Ok(Progress::Partial(lacks)) = read(&line.as_bytes()[..taken]) {
+            (taken, steps) = (taken + lacks, steps + 1);
+        }
+        assert!(taken == line.len() && steps <= most, "{steps} steps for {line}");
+    }
+}
+
 /// A right header and what it says.
 fn headers() -> impl Strategy<Value = (Vec<u8>, Header)> {
     let v4 = any::<(u32, u32, u16, u16)>();
