@@ -1,5 +1,5 @@
-//! What does not depend on how busy the machine is: bytes per idle session, what a message of 1 GiB leaves behind, system
-//! calls per echoed message.
+//! What does not depend on how busy the machine is: bytes per idle session, what those who left leave behind, what a
+//! message of 1 GiB does, system calls per echoed message.
 //!
 //! `cargo bench --bench idle [-- SESSIONS]` starts the binary of the same profile with a raw upstream of its own, opens
 //! that many sessions (5,000 unless told), and reads the gateway's resident memory; the calls are counted by `strace`.
@@ -12,6 +12,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use support::client::{BINARY, PONG, header, masked, request};
@@ -20,6 +21,9 @@ use support::{eventually, upstream};
 
 /// Bytes of resident memory per idle ws session.
 const SESSION_BYTES: u64 = 2_424;
+/// How often sessions come and leave, and what is open then in the last round as a share of the first.
+const ROUNDS: usize = 10;
+const CHURN_MAX: f64 = 1.15;
 /// System calls per echoed message: a wait, a read and a write for each direction.
 const CALLS: f64 = 6.0;
 /// Echoes that are counted.
@@ -37,14 +41,16 @@ fn main() {
     }
     let sessions = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(5_000);
     let idle = idle(sessions);
+    let churn = churn(sessions);
     let message = message();
     let calls = calls();
     let (idle_max, calls_max) = (SESSION_BYTES * 11 / 10, CALLS * 1.1);
     println!("\n| what | measured | at most |\n|---|---:|---:|");
     println!("| bytes per idle ws session ({sessions} open) | {idle} | {idle_max} |");
+    println!("| resident memory of round {ROUNDS} of {sessions} sessions / round 1 | {churn:.2} | {CHURN_MAX} |");
     println!("| bytes left after a message of 1 GiB | {message} | {MESSAGE_LEFT_MAX} |");
     println!("| system calls per echoed message, one at a time | {calls:.2} | {calls_max:.2} |");
-    let kept = idle <= idle_max && message <= MESSAGE_LEFT_MAX && calls <= calls_max;
+    let kept = idle <= idle_max && churn <= CHURN_MAX && message <= MESSAGE_LEFT_MAX && calls <= calls_max;
     std::process::exit(if kept { 0 } else { 1 });
 }
 
@@ -52,7 +58,7 @@ const LIMITS: &str = "[limits]\nsessions_per_client = \"off\"\nhandshakes_per_cl
                       [log]\nlevel = \"warn\"\n";
 
 fn idle(sessions: usize) -> u64 {
-    let gateway = Gateway::start(&config(holder(), "heartbeat = \"off\"", LIMITS));
+    let gateway = Gateway::start(&config(Holder::start().address, "heartbeat = \"off\"", LIMITS));
     let mut open = Vec::with_capacity(sessions + WARM);
     for _ in 0..WARM {
         open.push(session(gateway.address()));
@@ -61,14 +67,38 @@ fn idle(sessions: usize) -> u64 {
     for _ in 0..sessions {
         open.push(session(gateway.address()));
     }
-    // Connection tasks end a moment after their 101; then the figure stands still.
+    still(&gateway).saturating_sub(before) / sessions as u64
+}
+
+/// Resident memory, once it stands still: connection tasks end a moment after their 101.
+fn still(gateway: &Gateway) -> u64 {
     let mut last = gateway.resident();
     eventually("resident memory stands still", || {
         std::thread::sleep(Duration::from_millis(300));
         let now = gateway.resident();
         std::mem::replace(&mut last, now) == now
     });
-    last.saturating_sub(before) / sessions as u64
+    last
+}
+
+/// Sessions that come and leave in rounds: resident memory with those of the last round open, over the first one's.
+fn churn(sessions: usize) -> f64 {
+    let holder = Holder::start();
+    let gateway = Gateway::start(&config(holder.address, "heartbeat = \"off\"", LIMITS));
+    let descriptors = format!("/proc/{}/fd", gateway.process());
+    let descriptors = || std::fs::read_dir(&descriptors).expect("the gateway lives").count();
+    let before = descriptors();
+    let rounds: Vec<u64> = (0..ROUNDS)
+        .map(|_| {
+            let open: Vec<_> = (0..sessions).map(|_| session(gateway.address())).collect();
+            let resident = still(&gateway);
+            drop(open);
+            holder.kept.lock().expect("not poisoned").clear();
+            eventually("all sessions are gone", || descriptors() <= before);
+            resident
+        })
+        .collect();
+    rounds[ROUNDS - 1] as f64 / rounds[0] as f64
 }
 
 /// Opens a session with little state of our own.
@@ -83,20 +113,28 @@ fn session(address: SocketAddr) -> TcpStream {
 }
 
 /// An upstream that accepts upgrades and keeps them, in one thread.
-fn holder() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    std::thread::spawn(move || {
-        let mut kept = Vec::new();
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let mut head = [0; 2048];
-            let n = stream.read(&mut head).unwrap_or(0);
-            let head = String::from_utf8_lossy(&head[..n]).into_owned();
-            let _ = stream.write_all(upstream::switching(&head, "").as_bytes());
-            kept.push(stream);
-        }
-    });
-    address
+struct Holder {
+    address: SocketAddr,
+    kept: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Holder {
+    fn start() -> Holder {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let holder = Holder { address: listener.local_addr().expect("an address"), kept: Arc::default() };
+        let kept = holder.kept.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut head = [0; 2048];
+                let n = stream.read(&mut head).unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..n]).into_owned();
+                let mut kept = kept.lock().expect("not poisoned");
+                let _ = stream.write_all(upstream::switching(&head, "").as_bytes());
+                kept.push(stream);
+            }
+        });
+        holder
+    }
 }
 
 /// Sends one frame of 1 GiB; the upstream counts it and says so.

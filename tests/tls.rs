@@ -128,6 +128,34 @@ fn versions_and_protocols_are_agreed_on() {
 }
 
 #[test]
+fn a_ticket_of_one_connection_serves_on_every_other_and_on_every_worker() {
+    let authority = Authority::new("test");
+    let folder = folder();
+    let files = authority.issue(&["localhost"]).write(&folder, "server");
+    let text = format!(
+        "{}\n[runtime]\nworkers = 4\n\n\
+                        [limits]\nhandshakes_per_client = \"off\"\n",
+        text(&pair(&files))
+    );
+    let gateway = Gateway::start_in(folder, &text, SHELL);
+    for version in [&TLS12, &TLS13] {
+        // Clones of it share their tickets.
+        let client = authority.client_of(&[version]);
+        let meet = || tls::meet(gateway.address(), "localhost", &client).expect("TLS").resumed;
+        assert!(!meet(), "{version:?}: there is no ticket yet");
+        // One after the other they land on any worker; all at once on all of them.
+        assert!((0..16).all(|_| meet()), "{version:?}");
+        let at_once = || {
+            std::thread::scope(|scope| {
+                let all: Vec<_> = (0..2).map(|_| scope.spawn(meet)).collect();
+                all.into_iter().all(|one| one.join().expect("it ends"))
+            })
+        };
+        assert!((0..8).all(|_| at_once()), "{version:?}");
+    }
+}
+
+#[test]
 fn clients_may_have_to_show_a_certificate() {
     let (authority, clients, strangers) =
         (Authority::new("server"), Authority::new("clients"), Authority::new("others"));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
     SupportedProtocolVersion,
 };
 
@@ -219,6 +219,8 @@ pub struct Met {
     pub version: rustls::ProtocolVersion,
     pub protocol: Option<Vec<u8>>,
     pub certificate: CertificateDer<'static>,
+    /// An earlier session was taken up.
+    pub resumed: bool,
 }
 
 /// Opens a session over TLS and leaves. TLS 1.3 tells a client that it is refused only when it reads.
@@ -242,6 +244,7 @@ pub fn meet(address: SocketAddr, name: &str, config: &ClientConfig) -> io::Resul
         version: stream.conn.protocol_version().expect("a version"),
         protocol: stream.conn.alpn_protocol().map(<[u8]>::to_vec),
         certificate: stream.conn.peer_certificates().expect("certificates")[0].clone(),
+        resumed: stream.conn.handshake_kind() == Some(HandshakeKind::Resumed),
     })
 }
 
