@@ -15,6 +15,7 @@ use clap_complete::Shell;
 use tidegate::config::model::{Log, LogFormat, LogLevel, Position};
 use tidegate::config::{self, Files, Loaded, Problems};
 use tidegate::explain::{Question, Verdict};
+use tidegate::keyring::Keyring;
 use tidegate::pem::identity::TlsProblem;
 use tidegate::{backend, gateway, listen, observe, upstream};
 use tokio::net::TcpListener;
@@ -284,6 +285,7 @@ fn inspect(files: Files<'_>) -> Option<(Position, String)> {
             error
         }
         Files::Upstream(tls) => upstream::tls::client_config(tls).err()?,
+        Files::Keys(keys) => return Some((keys.file_at, sentences(&Keyring::load(&keys.file).err()?).join(": "))),
     };
     Some((error.at(), sentences(&error).join(": ")))
 }

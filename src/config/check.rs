@@ -3,6 +3,7 @@
 //! In: the tree of a file. Out: a [`Config`] that cannot be wrong, or every problem. Opens no file and no socket
 //! itself: whether a certificate serves is asked of the caller's [`Inspect`].
 
+mod access;
 mod listener;
 mod route;
 mod upstream;
@@ -68,7 +69,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
             (name, (at, upstream))
         })
         .collect();
-    let routes = some_of(&mut root, "route", |table| route(table, &upstreams));
+    let routes = some_of(&mut root, "route", |table| route(table, &upstreams, source));
     let log = root.table("log").and_then(log);
     let drain = root.table("drain").and_then(drain);
 

@@ -36,6 +36,7 @@ pub struct Loaded {
 pub enum Files<'a> {
     Listener(&'a model::ListenerTls),
     Upstream(&'a model::UpstreamTls),
+    Keys(&'a model::Keys),
 }
 
 /// Opens files and says what is wrong, and which value it is about. This room opens none itself.

@@ -114,6 +114,27 @@ pub struct Listener {
     pub head_bytes_max: usize,
     /// Header fields of a request.
     pub headers_max: usize,
+    /// Which clients are served at all; see [`crate::policy::access`].
+    pub access: Access,
+}
+
+/// `allow` and `deny` of a listener or a route.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Empty: everybody.
+    pub allow: Vec<Network>,
+    /// Wins over `allow`.
+    pub deny: Vec<Network>,
+}
+
+/// Some clients, by their address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    Any,
+    /// Peers of Unix sockets.
+    Unix,
+    /// Never IPv4 written as IPv6.
+    Ip(IpNet),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -200,6 +221,9 @@ pub struct Route {
     pub relay: RelayRules,
     pub refuse: Refuse,
     pub client: ClientBy,
+    pub access: Access,
+    /// The API keys, of which a client needs one; `None`: it needs none.
+    pub keys: Option<Keys>,
 }
 
 /// `client` of a route: by what its clients are told apart.
@@ -265,6 +289,25 @@ pub struct Subprotocols {
     pub list: Option<Vec<String>>,
     /// Refuse a client that offers none of them.
     pub require: bool,
+}
+
+/// `keys` of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keys {
+    pub file: PathBuf,
+    pub file_at: Position,
+    pub places: KeyPlaces,
+}
+
+/// Where a request may carry its key. At least one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyPlaces {
+    /// A field that holds the key; in `Authorization` it stands behind `Bearer` (RFC 6750 section 2.1).
+    pub header: Option<HeaderName>,
+    /// A parameter of the query.
+    pub query: Option<String>,
+    /// The subprotocol `bearer.KEY`.
+    pub bearer: bool,
 }
 
 /// How a refused upgrade is told to the client.

@@ -71,6 +71,20 @@ const DURATION: &str = "duration";
 const DURATION_OR_OFF: &str = "duration or \"off\"";
 const FILE: &str = "path of a PEM file";
 
+const ALLOW: Key = key(
+    "allow",
+    "list of networks",
+    Nothing("[\"10.0.0.0/8\", \"2001:db8::/32\"]", "everybody"),
+    "Which clients are served: networks, addresses, \"unix\" (peers of Unix sockets), \"any\". Others get 403. Behind \
+     trusted proxies the address that they give counts. Listener and route must both let a client in.",
+);
+const DENY: Key = key(
+    "deny",
+    "list of networks",
+    Default("[]"),
+    "Which clients are not served, in the same words. Wins over `allow`.",
+);
+
 pub(super) static ROOT: Table = Table {
     title: "the file",
     doc: "",
@@ -170,6 +184,8 @@ pub(super) static LISTENER: Table = Table {
         ),
         key("head_bytes_max", "size, 8KiB to 1MiB", Default("\"16KiB\""), "Size of a request head."),
         key("headers_max", "number, 16 to 1000", Default("100"), "Header fields of a request."),
+        ALLOW,
+        DENY,
     ],
     later: &["limits"],
 };
@@ -315,6 +331,15 @@ pub(super) static ROUTE: Table = Table {
             "What limits count by. A header counts in place of the address, from trusted proxies only; a cookie or query \
              parameter is counted beside the address.",
         ),
+        ALLOW,
+        DENY,
+        Key {
+            name: "keys",
+            kind: "table",
+            fallback: Nothing("{ file = \"keys.txt\", bearer = true }", "no key is needed"),
+            doc: "Lets in only clients that have an API key.",
+            holds: Holds::Table(&KEYS),
+        },
     ],
     later: &["http", "limits"],
 };
@@ -329,6 +354,40 @@ pub(super) static HEARTBEAT: Table = Table {
             DURATION,
             Default("\"10s\""),
             "A side from which nothing came for so long after a ping is dead.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static KEYS: Table = Table {
+    title: "route.keys",
+    doc: "API keys, and where a client may put its own: at least one place. The upstream never sees it.",
+    keys: &[
+        key(
+            "file",
+            "path of a file",
+            Required("\"keys.txt\""),
+            "On each line `name: key`, or a key alone; `#` begins a comment. Keys have 16 to 512 visible ASCII characters. \
+             Read again when it changes: the sessions of a key that is gone end as `access_revoked`.",
+        ),
+        key(
+            "header",
+            "name of a field",
+            Nothing("\"X-API-Key\"", "not in a field"),
+            "The field that holds the key. \"Authorization\" holds it as `Bearer KEY`.",
+        ),
+        key(
+            "query",
+            "name of a parameter",
+            Nothing("\"key\"", "not in the query"),
+            "The parameter that holds the key, in percent-encoding. Proxies in front of this gateway may log it.",
+        ),
+        key(
+            "bearer",
+            "true or false",
+            Default("false"),
+            "Takes the key from the subprotocol `bearer.KEY`, in percent-encoding: the way for web pages. They offer the \
+             service's subprotocol beside it, or `bearer` where the service has none.",
         ),
     ],
     later: &[],

@@ -13,10 +13,11 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::{IpNet, Ipv4Net};
 
-use super::model::{ClientBy, HostPattern, ListenerAddress, OriginPattern, Rate, Server, ServerAddress};
+use super::model::{ClientBy, HostPattern, ListenerAddress, Network, OriginPattern, Rate, Server, ServerAddress};
 use super::tree::{Node, Value};
 use crate::policy::origin::default_port;
 use crate::policy::route;
+use crate::proto::fields;
 use crate::proto::fields::grammar::is_token;
 use crate::proto::refusal::Refusal;
 
@@ -319,6 +320,37 @@ pub(super) fn client(text: &str) -> Parsed<ClientBy> {
             Err(Wrong::new(format!("{name:?} is not the name of a {kind}")).help(format!("like \"{kind}:x-user\"")))
         }
         _ => Err(Wrong::new(format!("{text:?} tells no clients apart")).help(help)),
+    }
+}
+
+/// An entry of `allow` or `deny`.
+pub(super) fn clients(text: &str) -> Parsed<Network> {
+    match text {
+        "any" => Ok(Network::Any),
+        "unix" => Ok(Network::Unix),
+        _ => network(text).map(Network::Ip).map_err(|wrong| match nearest(text, ["any", "unix"]) {
+            Some(word) => wrong.help(format!("did you mean {word:?}?")),
+            None => wrong,
+        }),
+    }
+}
+
+/// The name of a header field that holds something of the client's own.
+pub(super) fn field_name(text: &str) -> Parsed<HeaderName> {
+    let name = HeaderName::from_str(text)
+        .map_err(|_| Wrong::new(format!("{text:?} is not the name of a header field")).help("like \"X-API-Key\""))?;
+    match fields::is_ours(&name) {
+        true => Err(Wrong::new(format!("{text:?} has a meaning of its own")).help("like \"X-API-Key\"")),
+        false => Ok(name),
+    }
+}
+
+/// The name of a parameter of a query, as it is compared: decoded.
+pub(super) fn parameter(text: &str) -> Parsed<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => Ok(text.to_owned()),
+        false => Err(Wrong::new(format!("{text:?} is not the name of a parameter")).help("letters, digits and -._~")),
     }
 }
 

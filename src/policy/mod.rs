@@ -1,7 +1,9 @@
 //! Who may connect and where to: pure decisions over values. No socket, no clock, no global; neither tokio nor hyper.
 
+pub mod access;
 pub mod client;
 pub mod decide;
+pub mod keys;
 pub mod origin;
 pub mod route;
 pub mod subprotocol;

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 
 use http::HeaderMap;
 use http::header::{
-    ALT_SVC, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
+    ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
     UPGRADE, VIA,
 };
@@ -137,6 +137,15 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 fn may_be_nominated(name: &HeaderName) -> bool {
     !NOT_NOMINABLE.contains(name) && !name.as_str().starts_with(SEC_WEBSOCKET)
+}
+
+/// Whether a field is the protocol's or a proxy's, so that nothing of the client's own can travel in it.
+pub(crate) fn is_ours(name: &HeaderName) -> bool {
+    let folded = folded(name);
+    is_hop_by_hop(&folded)
+        || is_asserted(&folded)
+        || folded.starts_with(SEC_WEBSOCKET)
+        || [HOST, ORIGIN, CONTENT_LENGTH, EXPECT, COOKIE].iter().any(|name| name.as_str() == folded)
 }
 
 fn is_hop_by_hop(name: &str) -> bool {

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    ALLOW, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
 
 use crate::proto::close::{self, Code};
 
@@ -85,6 +87,17 @@ pub enum Refusal {
     OriginMissing,
     #[error("the Origin header is malformed or repeated")]
     OriginMalformed,
+    #[error("this client may not connect here")]
+    AccessDenied,
+    /// `bearer`: a token in `Authorization` or in a subprotocol would do (RFC 6750).
+    #[error("an API key is needed here")]
+    ApiKeyMissing { bearer: bool },
+    #[error("the request has more than one API key")]
+    ApiKeyRepeated,
+    #[error("the key is the only subprotocol offered: offer the service's beside it, or `bearer` if it has none")]
+    ApiKeyAlone,
+    #[error("the API key is not known here")]
+    ApiKeyUnknown { bearer: bool },
     #[error("none of the subprotocols spoken here was offered")]
     SubprotocolRequired,
 
@@ -166,6 +179,16 @@ impl Refusal {
             }
             // RFC 9110 section 15.5.6.
             Self::PageMethod => headers.push((ALLOW, HeaderValue::from_static("GET, HEAD"))),
+            // RFC 9110 section 15.5.2: a 401 has a challenge. Where no token will do there is no registered scheme.
+            Self::ApiKeyMissing { bearer } | Self::ApiKeyUnknown { bearer } => {
+                let challenge = match (bearer, self) {
+                    (false, _) => "ApiKey",
+                    (true, Self::ApiKeyMissing { .. }) => "Bearer",
+                    // RFC 6750 section 3.1.
+                    (true, _) => "Bearer error=\"invalid_token\"",
+                };
+                headers.push((WWW_AUTHENTICATE, HeaderValue::from_static(challenge)));
+            }
             _ => {}
         }
         if let Some(after) = self.retry_after() {
@@ -214,6 +237,11 @@ impl Refusal {
             Self::OriginNotAllowed => (S::FORBIDDEN, "origin_not_allowed", policy),
             Self::OriginMissing => (S::FORBIDDEN, "origin_missing", policy),
             Self::OriginMalformed => (S::FORBIDDEN, "origin_malformed", policy),
+            Self::AccessDenied => (S::FORBIDDEN, "access_denied", policy),
+            Self::ApiKeyMissing { .. } => (S::UNAUTHORIZED, "api_key_missing", policy),
+            Self::ApiKeyRepeated => (S::BAD_REQUEST, "api_key_repeated", policy),
+            Self::ApiKeyAlone => (S::BAD_REQUEST, "api_key_alone", policy),
+            Self::ApiKeyUnknown { .. } => (S::UNAUTHORIZED, "api_key_unknown", policy),
             Self::SubprotocolRequired => (S::BAD_REQUEST, "subprotocol_required", policy),
 
             Self::SessionsGateway => (S::SERVICE_UNAVAILABLE, "sessions_gateway", busy),

@@ -12,6 +12,7 @@ use crate::config::problem::Source;
 use crate::config::read::Reader;
 use crate::config::value::{self, Parsed, Wrong, boolean, number, one_of, string};
 
+use super::access::access;
 use super::{Bound, all, each, file};
 
 pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source) -> Bound<Listener> {
@@ -40,6 +41,7 @@ pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source) -> Bound<List
         }
     });
     let headers_max = table.value("headers_max", number(16..=1000));
+    let access = access(&mut table);
     let mut believed = trusted_proxies.iter().flat_map(|proxies| &proxies.networks);
     if let (true, Some(at)) = (believed.any(|net| net.prefix_len() == 0), everyone) {
         let wrong = Wrong::new("every client is trusted, so every client can claim any address");
@@ -80,6 +82,7 @@ pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source) -> Bound<List
             head_timeout: head_timeout?,
             head_bytes_max: head_bytes_max?,
             headers_max: headers_max? as usize,
+            access: access?,
         })
     };
     let value = build();

@@ -7,11 +7,13 @@ use crate::config::model::{
     ClientBy, Compression, Heartbeat, HostPattern, OriginPattern, Origins, Page, PingMode, Position, Refuse,
     RelayRules, Route, Subprotocols, Target,
 };
+use crate::config::problem::Source;
 use crate::config::read::Reader;
 use crate::config::show;
 use crate::config::tree::Node;
 use crate::config::value::{self, Wrong, boolean, nearest, number, one_of, or_off, show_duration, string};
 
+use super::access::{access, keys};
 use super::{Upstreams, all, repeated};
 
 /// A route whose name may still be missing, with the places that the other routes are compared at.
@@ -26,7 +28,7 @@ pub(super) struct RouteRead {
     route: Option<Route>,
 }
 
-pub(super) fn route(mut table: Reader<'_, '_>, upstreams: &Upstreams) -> RouteRead {
+pub(super) fn route(mut table: Reader<'_, '_>, upstreams: &Upstreams, source: &Source) -> RouteRead {
     let at = table.at();
     warn_of_idle_keys(&table);
     let name = table.value("name", |node| Ok((string(value::name)(node)?, node.at)));
@@ -43,6 +45,9 @@ pub(super) fn route(mut table: Reader<'_, '_>, upstreams: &Upstreams) -> RouteRe
     let relay = relay_rules(&mut table);
     let refuse = table.value("refuse", one_of(&[("http", Refuse::Http), ("close", Refuse::Close)]));
     let client = table.value("client", |node| Ok((string(value::client)(node)?, node.at)));
+    let access = access(&mut table);
+    let keys_written = table.written("keys").is_some();
+    let keys = table.table("keys").and_then(|table| keys(table, source));
     let (key, matches) = (table.path().to_owned(), host.zip(path));
     table.finish();
 
@@ -60,6 +65,8 @@ pub(super) fn route(mut table: Reader<'_, '_>, upstreams: &Upstreams) -> RouteRe
             relay: relay?,
             refuse: refuse?,
             client: client.clone()?.0,
+            access: access?,
+            keys: if keys_written { Some(keys?) } else { None },
         })
     };
     let route = build();
@@ -68,7 +75,7 @@ pub(super) fn route(mut table: Reader<'_, '_>, upstreams: &Upstreams) -> RouteRe
 
 /// A page is plain HTTP and opens no session: what rules sessions has no effect there.
 fn warn_of_idle_keys(table: &Reader<'_, '_>) {
-    const OF_A_PAGE: [&str; 5] = ["name", "host", "path", "page", "encoded_slashes"];
+    const OF_A_PAGE: [&str; 7] = ["name", "host", "path", "page", "encoded_slashes", "allow", "deny"];
     if table.written("page").is_some() && table.written("upstream").is_none() {
         for (key, at) in table.known_keys().filter(|(key, _)| !OF_A_PAGE.contains(key)) {
             table.warn(at, key, Wrong::new("has no effect on a page"));

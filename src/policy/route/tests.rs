@@ -3,7 +3,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::model::{ClientBy, Compression, Origins, Page, PingMode, Refuse, RelayRules, Subprotocols, Target};
+use crate::config::model::{
+    Access, ClientBy, Compression, Origins, Page, PingMode, Refuse, RelayRules, Subprotocols, Target,
+};
 
 /// A route named by what it matches: `host/path`, `*.host/path` or `*/path`.
 fn route(text: &str) -> Arc<Route> {
@@ -39,6 +41,8 @@ fn route(text: &str) -> Arc<Route> {
         },
         refuse: Refuse::Http,
         client: ClientBy::Address,
+        access: Access::default(),
+        keys: None,
     })
 }
 
