@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::header::{
@@ -13,7 +14,8 @@ use http::header::{
 };
 use http::{Method, Request, Uri, request};
 
-use crate::config::model::{ClientBy, Config, Listener, ListenerAddress};
+use crate::config::model::{ClientBy, Config, Keys, Listener, ListenerAddress};
+use crate::keyring::{BadFile, Keyrings};
 use crate::policy::client::{self, Address, ClientKey, Identities, Peer};
 use crate::policy::decide::{Check, Decision, Denied, Plan, Visitor, Watch, decide};
 use crate::policy::route;
@@ -53,6 +55,8 @@ pub enum BadQuestion {
     HeaderValue { field: String, source: InvalidHeaderValue },
     #[error("no listener {}: give one with --listener, or change the scheme", if *.tls { "has TLS" } else { "is without TLS" })]
     NoListener { tls: bool },
+    #[error("the API keys in {}", .file.display())]
+    Keys { file: PathBuf, source: BadFile },
     #[error("no listener has the address {0}: see `tidegate check`")]
     UnknownListener(String),
 }
@@ -89,25 +93,27 @@ pub fn explain(config: &Config, question: &Question) -> Result<Explanation, BadQ
         scheme => return Err(BadQuestion::Scheme(scheme.unwrap_or_default().to_owned())),
     };
     let listener = listener(config, question.listener.as_deref(), uri.port_u16(), secure)?;
-    let parts = head(&uri, upgrade, question)?;
+    let mut parts = head(&uri, upgrade, question)?;
+    let keyrings = Keyrings::load(config).map_err(|(file, source)| BadQuestion::Keys { file, source })?;
     let address = match listener.address {
         ListenerAddress::Tcp(_) => question.from.into(),
         ListenerAddress::Unix(_) => Address::Local,
     };
     let peer = Peer::new(address, &listener.trusted_proxies);
     let visitor = Visitor { peer, secure, listener: Arc::new(listener.clone()) };
-    Ok(follow(config, &parts, &visitor))
+    Ok(follow(config, &keyrings, &mut parts, &visitor))
 }
 
 /// The walk of the gateway, up to the dial.
-fn follow(config: &Config, parts: &request::Parts, visitor: &Visitor) -> Explanation {
+fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visitor: &Visitor) -> Explanation {
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
     let mut findings = Findings::default();
     let tls = if visitor.secure { " (TLS)" } else { "" };
     findings.add("listener", format!("{}{tls}", visitor.listener.address));
     let trusted = if client.trusted_peer { ", told by a trusted proxy" } else { "" };
     findings.add("client", format!("{}{trusted}", client.address));
-    let verdict = match decide(parts, visitor, client, &config.routes, &mut findings) {
+    let keys = |keys: &Keys| keyrings.current(keys);
+    let verdict = match decide(parts, visitor, client, &config.routes, keys, &mut findings) {
         Err(Denied { check, refusal, .. }) => Verdict::Refused(check, refusal),
         Ok(Decision::Page(_, page)) => {
             findings.add("page", format!("{page:?}").to_lowercase());

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::backend;
 use crate::config::model::{Config, Listener, ListenerAddress};
 use crate::config::{Loaded, show};
 use crate::http::serve::{self, Secured};
+use crate::keyring::{self, BadFile, Keyrings};
 use crate::limits::Limits;
 use crate::listen::accept::{self, Accepted, SecureError, Socket, Trouble};
 use crate::listen::proxy::{self, ProxyError};
@@ -25,6 +27,7 @@ use crate::listen::tls::{self, TlsError};
 use crate::listen::unix::UnixSocket;
 use crate::live::Live;
 use crate::observe::log::{self, Refused};
+use crate::policy::access;
 use crate::policy::client::{Address, Peer};
 use crate::relay::Stream;
 use crate::socket;
@@ -50,6 +53,8 @@ pub enum StartError {
     Backend { kind: &'static str, address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Tls(Box<TlsError>),
+    #[error("the API keys in {}", .file.display())]
+    Keys { file: PathBuf, source: BadFile },
     #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
     #[error("upstream {name}")]
@@ -147,6 +152,7 @@ impl Gateway {
                 .map_err(|source| StartError::UpstreamTls { name: upstream.name.clone(), source: Box::new(source) })?;
             pools.insert(upstream.name.clone(), Pool::new(upstream.clone(), tls));
         }
+        let keyrings = Keyrings::load(&config).map_err(|(file, source)| StartError::Keys { file, source })?;
         let backends = CancellationToken::new();
         let mut servers = Vec::new();
         for server in &config.backends {
@@ -158,7 +164,7 @@ impl Gateway {
             servers.push(backend::run(server.kind, listener, backends.clone()));
         }
         let limits = Limits::new(&config.limits);
-        let live = Arc::new(Live::new(config, limits, pools));
+        let live = Arc::new(Live::new(config, limits, keyrings, pools));
         for server in servers {
             tokio::spawn(server);
         }
@@ -167,6 +173,9 @@ impl Gateway {
             tokio::spawn(door.serve(live.clone()));
         }
         tokio::spawn(sweep(Arc::downgrade(&live)));
+        if let Some(watch) = live.keyrings.watch() {
+            tokio::spawn(watch_keys(watch, Arc::downgrade(&live)));
+        }
         Ok(Gateway { live, listeners, backends })
     }
 
@@ -219,6 +228,11 @@ impl Door {
                 () = live.drain.begun() => return,
                 accepted = accept::next(&self.socket, &live.limits, &mut trouble) => accepted,
             };
+            let peer = Peer::new(accepted.peer, &self.listener.trusted_proxies);
+            if access::drops(&self.listener.access, &peer) {
+                tracing::debug!(client = %peer.address, "closed a connection that `allow` and `deny` do not let in");
+                continue;
+            }
             live.drain.spawn(connection(accepted, self.tls.clone(), self.listener.clone(), live.clone()));
         }
     }
@@ -295,5 +309,21 @@ async fn sweep(live: std::sync::Weak<Live>) {
         tokio::time::sleep(SWEEP).await;
         let Some(live) = live.upgrade() else { return };
         live.limits.sweep();
+    }
+}
+
+/// Reads API keys again when their files change, and ends the sessions of those that are gone, for as long as the gateway
+/// lives.
+async fn watch_keys(mut watch: keyring::Watch, live: std::sync::Weak<Live>) {
+    loop {
+        tokio::time::sleep(keyring::LOOK).await;
+        // Files block, on a network's share for long.
+        let look = tokio::task::spawn_blocking(move || (watch.look(), watch));
+        let Ok((revoked, looked)) = look.await else { return };
+        watch = looked;
+        let Some(live) = live.upgrade() else { return };
+        if revoked {
+            live.drain.sessions().end_revoked();
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::config::model::Config;
 use crate::drain::Drain;
+use crate::keyring::Keyrings;
 use crate::limits::Limits;
 use crate::policy::client::Identities;
 use crate::upstream::Pool;
@@ -14,14 +15,15 @@ pub struct Live {
     pub config: Config,
     pub limits: Limits,
     pub drain: Drain,
+    pub keyrings: Keyrings,
     pub identities: Identities,
     pools: HashMap<String, Pool>,
 }
 
 impl Live {
     /// `pools` has every upstream of `config`, by name.
-    pub fn new(config: Config, limits: Limits, pools: HashMap<String, Pool>) -> Self {
-        Live { config, limits, drain: Drain::default(), identities: Identities::default(), pools }
+    pub fn new(config: Config, limits: Limits, keyrings: Keyrings, pools: HashMap<String, Pool>) -> Self {
+        Live { config, limits, drain: Drain::default(), keyrings, identities: Identities::default(), pools }
     }
 
     /// The servers of an upstream that a route names.

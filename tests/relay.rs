@@ -72,7 +72,7 @@ impl Relay {
             opened(upstream_stream, upstream_early),
             rules,
             false,
-            registry.enter(),
+            registry.enter(None),
         );
         Relay {
             client,
@@ -213,7 +213,7 @@ async fn it_works_over_duplex_streams_too() {
     let (mut upstream, far) = tokio::io::duplex(1000);
     let opened = |stream| Opened { stream, early: Bytes::new() };
     let registry = Arc::new(Registry::default());
-    let mut session = Session::new(opened(near), opened(far), rules(), false, registry.enter());
+    let mut session = Session::new(opened(near), opened(far), rules(), false, registry.enter(None));
     let session = tokio::spawn(async move { session.run().await });
     let message = masked(BINARY, &[3; 100_000]);
     let expected = message.clone();

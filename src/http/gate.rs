@@ -6,18 +6,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
 use http::{Request, Response, StatusCode, Version, request};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 
 use super::spelling;
-use crate::config::model::{Refuse, Route, Server};
+use crate::config::model::{Keys, Refuse, Route, Server};
 use crate::drain::Drain;
 use crate::limits::{Permit, Permits};
 use crate::live::Live;
 use crate::observe::log::{self, About, Refused};
-use crate::policy::client::{self, Client};
+use crate::policy::client::{self, Client, ClientKey};
 use crate::policy::decide::{Decision, Denied, Offered, Plan, Visitor, decide};
 use crate::policy::route;
 use crate::proto::fields::{self, Passed};
@@ -94,19 +96,26 @@ impl From<Refusal> for Refusing {
 
 /// Answers one request.
 pub async fn walk(request: Request<Incoming>, visitor: &Visitor, live: &Live) -> (Response<Body>, Option<Handover>) {
-    let (parts, _body) = request.into_parts();
+    let (mut parts, _body) = request.into_parts();
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
     let upgrade = handshake::tries_upgrade(&parts);
-    let seen = Seen::of(&parts);
-    let (mut response, handover) = match decide(&parts, visitor, client, &live.config.routes, &mut ()) {
-        Err(Denied { refusal, route, key, .. }) => refuse(refusal.into(), route, key.as_deref(), &client, &seen),
+    let mut seen = Seen::of(&parts);
+    let keys = |keys: &Keys| live.keyrings.current(keys);
+    let (mut response, handover) = match decide(&mut parts, visitor, client, &live.config.routes, keys, &mut ()) {
+        Err(Denied { refusal, route, key, .. }) => {
+            let refusal = counted(refusal, &client, live);
+            refuse(refusal.into(), route, key.as_deref(), &client, &seen)
+        }
         Ok(Decision::Page(route, page)) => {
             let page = super::page::answer(page, &parts, &route.path);
             (page.map(|body| Either::Left(Full::new(body))), None)
         }
         Ok(Decision::Session(plan)) => match websocket(parts, &plan, visitor, live).await {
             Ok((response, agreed)) => (response, Some(Handover::Session(Box::new(agreed)))),
-            Err(refusing) => refuse(refusing, Some(plan.route), Some(&plan.offer.key), &client, &seen),
+            Err(refusing) => {
+                seen.key = plan.key.as_ref().map(|key| key.name.clone());
+                refuse(refusing, Some(plan.route), Some(&plan.offer.key), &client, &seen)
+            }
         },
     };
     if upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -114,6 +123,18 @@ pub async fn walk(request: Request<Incoming>, visitor: &Visitor, live: &Live) ->
         response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
     }
     (response, handover)
+}
+
+/// A guess at an API key counts as a handshake, so that keys cannot be tried faster than sessions be opened.
+fn counted(refusal: Refusal, client: &Client, live: &Live) -> Refusal {
+    match refusal {
+        Refusal::ApiKeyMissing { .. } | Refusal::ApiKeyUnknown { .. } => live
+            .limits
+            .handshake(ClientKey::of(client.address, live.config.limits.ipv6_prefix))
+            .err()
+            .unwrap_or(refusal),
+        _ => refusal,
+    }
 }
 
 /// Does what was planned: permits, dial, answer.
@@ -144,12 +165,16 @@ async fn websocket(
     let agreement = handshake::check_answer(&parts, &plan.offer.key, &offered.subprotocols, &offered.deflate)
         .map_err(|bad| refused(Refusal::UpstreamBadAnswer, Some(bad.to_string())))?;
     fields::answer_headers(&mut parts.headers);
-    let order = live.drain.sessions().enter();
+    if let (None, Some(fallback)) = (&agreement.subprotocol, plan.fallback) {
+        parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(fallback));
+    }
+    let order = live.drain.sessions().enter(plan.key.as_ref().map(|key| key.grant.clone()));
     let about = About {
         id: order.id(),
         route: plan.route.name.as_str().into(),
         client: plan.client.address,
         upstream: server.text.as_str().into(),
+        key: plan.key.as_ref().map(|key| key.name.clone()),
     };
     let route = plan.route.clone();
     let agreed = Agreed { upstream: opened, route, deflate: agreement.deflate, permits, order, about };
@@ -195,6 +220,7 @@ fn refuse(
         origin: seen.origin.as_deref(),
         route: route.map(|route| route.name.as_str()),
         upstream: upstream.as_deref(),
+        key: seen.key.as_deref(),
         detail,
     });
     let aloud = route.is_some_and(|route| route.refuse == Refuse::Close);
@@ -245,6 +271,8 @@ struct Seen {
     host: Option<String>,
     path: String,
     origin: Option<Vec<u8>>,
+    /// The name of its API key, once that was found.
+    key: Option<Arc<str>>,
 }
 
 impl Seen {
@@ -254,6 +282,7 @@ impl Seen {
             host: parts.headers.get(HOST).map(text),
             path: parts.uri.path().to_owned(),
             origin: parts.headers.get(ORIGIN).map(|origin| origin.as_bytes().to_vec()),
+            key: None,
         }
     }
 }

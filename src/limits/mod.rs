@@ -53,12 +53,18 @@ impl Limits {
     /// # Errors
     /// The refusal of the first limit that is reached; nothing stays taken.
     pub fn enter(&self, key: ClientKey) -> Result<Permits, Refusal> {
-        if let Some(handshakes) = &self.handshakes {
-            handshakes.check(key)?;
-        }
+        self.handshake(key)?;
         let session = self.sessions.enter().ok_or(Refusal::SessionsGateway)?;
         let client = self.clients.enter(key)?;
         Ok(Permits { _session: session, _client: client })
+    }
+
+    /// Counts a handshake of a client.
+    ///
+    /// # Errors
+    /// When its rate is exceeded.
+    pub fn handshake(&self, client: ClientKey) -> Result<(), Refusal> {
+        self.handshakes.as_ref().map_or(Ok(()), |handshakes| handshakes.check(client))
     }
 
     /// Sessions open now.

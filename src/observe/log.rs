@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use tracing_subscriber::filter::LevelFilter;
 
@@ -35,6 +36,8 @@ pub struct About {
     pub client: Address,
     /// The server as the configuration names it.
     pub upstream: Box<str>,
+    /// The name of the API key that let it in.
+    pub key: Option<Arc<str>>,
 }
 
 /// The record of an ended session.
@@ -48,6 +51,7 @@ pub fn session_ended(about: &About, end: &End) {
         route = &*about.route,
         client = %about.client,
         upstream = &*about.upstream,
+        key = about.key.as_deref(),
         close_to_client = end.client.sent,
         close_from_client = end.client.received,
         close_to_upstream = end.upstream.sent,
@@ -72,6 +76,8 @@ pub struct Refused<'a> {
     pub origin: Option<&'a [u8]>,
     pub route: Option<&'a str>,
     pub upstream: Option<&'a str>,
+    /// The name of the API key, never the key.
+    pub key: Option<&'a str>,
     pub detail: Option<String>,
 }
 
@@ -86,6 +92,7 @@ pub fn refused(refused: &Refused<'_>) {
         origin = refused.origin.map(|origin| shortened(&String::from_utf8_lossy(origin))),
         route = refused.route,
         upstream = refused.upstream,
+        key = refused.key,
         detail = refused.detail,
         "refused"
     );

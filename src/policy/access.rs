@@ -1,56 +1,48 @@
 //! Which clients may come at all, by their address: `allow` and `deny` of listeners and routes.
-//!
-//! `None` stands for the peer of a Unix socket, which has no address.
-
-use std::net::IpAddr;
-
-use ipnet::IpNet;
 
 use crate::config::model::{Access, Network};
+use crate::policy::client::{Address, Peer};
 use crate::proto::refusal::Refusal;
 
 /// Checks a client against the rules of its listener and of its route: both must let it in.
 ///
 /// # Errors
 /// [`Refusal::AccessDenied`].
-pub fn check(listener: &Access, route: &Access, client: Option<IpAddr>) -> Result<(), Refusal> {
+pub fn check(listener: &Access, route: &Access, client: Address) -> Result<(), Refusal> {
     let admitted = [listener, route].iter().all(|access| admits(access, client));
     if admitted { Ok(()) } else { Err(Refusal::AccessDenied) }
 }
 
 /// Whether a peer is closed right after accept. A trusted proxy is not: the clients behind it are looked at one by one,
 /// with their requests.
-pub fn drops(listener: &Access, trusted_proxies: &[IpNet], peer: Option<IpAddr>) -> bool {
-    let trusted = peer.is_some_and(|peer| {
-        let peer = peer.to_canonical();
-        trusted_proxies.iter().any(|network| network.contains(&peer))
-    });
-    !trusted && !admits(listener, peer)
+pub fn drops(listener: &Access, peer: &Peer) -> bool {
+    !peer.trusted && !admits(listener, peer.address)
 }
 
 /// `deny` wins over `allow`; an empty `allow` lets everybody in.
-fn admits(access: &Access, client: Option<IpAddr>) -> bool {
-    // An IPv4 client of a socket that serves both is written as IPv6: it is the same client.
-    let client = client.map(|address| address.to_canonical());
+fn admits(access: &Access, client: Address) -> bool {
     let is_in = |list: &[Network]| list.iter().any(|network| holds(network, client));
     !is_in(&access.deny) && (access.allow.is_empty() || is_in(&access.allow))
 }
 
-fn holds(network: &Network, client: Option<IpAddr>) -> bool {
+fn holds(network: &Network, client: Address) -> bool {
     match (network, client) {
-        (Network::Any, _) | (Network::Unix, None) => true,
-        (Network::Ip(network), Some(address)) => network.contains(&address),
-        (Network::Unix, Some(_)) | (Network::Ip(_), None) => false,
+        (Network::Any, _) | (Network::Unix, Address::Local) => true,
+        (Network::Ip(network), Address::Ip(address)) => network.contains(&address),
+        (Network::Unix, Address::Ip(_)) | (Network::Ip(_), Address::Local) => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::config::model::TrustedProxies;
 
     /// `unix`, or an address.
-    fn client(text: &str) -> Option<IpAddr> {
-        (text != "unix").then(|| text.parse().expect("an address"))
+    fn client(text: &str) -> Address {
+        if text == "unix" { Address::Local } else { text.parse::<IpAddr>().expect("an address").into() }
     }
 
     fn access(allow: &str, deny: &str) -> Access {
@@ -130,7 +122,8 @@ mod tests {
     #[test]
     fn who_is_closed_at_once() {
         let only_lan = access("10.0.0.0/8", "");
-        let proxies = ["192.0.2.1/32".parse().expect("a network")];
+        let networks = vec!["192.0.2.1/32".parse().expect("a network")];
+        let proxies = TrustedProxies { networks, unix: false };
         let rows = [
             ("allowed", "10.0.0.1", false),
             ("not allowed", "198.51.100.1", true),
@@ -139,7 +132,7 @@ mod tests {
             ("a Unix peer", "unix", true),
         ];
         for (name, who, expected) in rows {
-            assert_eq!(drops(&only_lan, &proxies, client(who)), expected, "{name}");
+            assert_eq!(drops(&only_lan, &Peer::new(client(who), &proxies)), expected, "{name}");
         }
     }
 }

@@ -10,8 +10,9 @@ use http::header::ORIGIN;
 use http::request;
 
 use super::client::{Client, Peer};
-use super::{origin, route, subprotocol};
-use crate::config::model::{Compression, Listener, Page, Route, Target, Upstream};
+use super::keys::{self, Key, KeySet};
+use super::{access, origin, route, subprotocol};
+use crate::config::model::{Compression, Keys, Listener, Page, Route, Target, Upstream};
 use crate::proto::extensions::Deflate;
 use crate::proto::fields::{self, Hop, Host};
 use crate::proto::handshake::{self, Offer};
@@ -41,6 +42,10 @@ pub struct Plan<'a> {
     pub host: Host,
     pub client: Client,
     pub offer: Offer,
+    /// The API key that let it in, where the route wants one.
+    pub key: Option<Key>,
+    /// The subprotocol to answer where the upstream chooses none; see [`keys::Taken`].
+    pub fallback: Option<&'static str>,
 }
 
 /// A request that was refused.
@@ -61,6 +66,8 @@ pub enum Check {
     Route,
     Handshake,
     Origin,
+    Access,
+    Key,
     Limits,
     Subprotocol,
     Extensions,
@@ -74,6 +81,8 @@ impl Check {
             Check::Route => "route",
             Check::Handshake => "handshake",
             Check::Origin => "origin",
+            Check::Access => "access",
+            Check::Key => "key",
             Check::Limits => "limits",
             Check::Subprotocol => "subprotocol",
             Check::Extensions => "extensions",
@@ -92,15 +101,17 @@ impl Watch for () {
     fn passed(&mut self, _: Check, _: fmt::Arguments<'_>) {}
 }
 
-/// Host, path, handshake, origin.
+/// Host, path, handshake, origin, access, API key. The key is taken out of the head, so that nobody behind this sees it;
+/// `keys` gives the keys of a route.
 ///
 /// # Errors
 /// The first check that fails.
 pub fn decide<'a>(
-    parts: &request::Parts,
+    parts: &mut request::Parts,
     visitor: &Visitor,
     client: Client,
     routes: &'a [Arc<Route>],
+    keys: impl Fn(&Keys) -> Arc<KeySet>,
     watch: &mut impl Watch,
 ) -> Result<Decision<'a>, Denied<'a>> {
     let denied = |check, refusal| Denied { check, refusal, route: None, key: None };
@@ -108,20 +119,31 @@ pub fn decide<'a>(
     let route = route::find(routes, &host, parts.uri.path()).map_err(|refusal| denied(Check::Route, refusal))?;
     watch.passed(Check::Route, format_args!("{}", route.name));
     let denied = |check, refusal| Denied { check, refusal, route: Some(route), key: None };
+    let access = || access::check(&visitor.listener.access, &route.access, client.address);
     let upstream = match &route.target {
         Target::Upstream(upstream) => upstream,
         Target::Page(_) if handshake::tries_upgrade(parts) => return Err(denied(Check::Route, Refusal::NoRoute)),
-        Target::Page(page) => return Ok(Decision::Page(route, *page)),
+        Target::Page(page) => {
+            access().map_err(|refusal| denied(Check::Access, refusal))?;
+            return Ok(Decision::Page(route, *page));
+        }
     };
     let offer = handshake::read(parts).map_err(|refusal| denied(Check::Handshake, refusal))?;
     watch.passed(Check::Handshake, format_args!("WebSocket 13"));
-    let plan = Plan { route, upstream, host, client, offer };
-    let denied = |check, refusal| Denied { key: Some(plan.offer.key.clone()), ..denied(check, refusal) };
+    let mut plan = Plan { route, upstream, host, client, offer, key: None, fallback: None };
+    let handshake_key = plan.offer.key.clone();
+    let denied = |check, refusal| Denied { key: Some(handshake_key.clone()), ..denied(check, refusal) };
     let asked = fields::asked(&parts.headers, &plan.hop(visitor));
     origin::check(&route.origins, &parts.headers, asked.secure, &asked.host)
         .map_err(|refusal| denied(Check::Origin, refusal))?;
     let origin = parts.headers.get(ORIGIN);
     watch.passed(Check::Origin, format_args!("{}", origin.and_then(|value| value.to_str().ok()).unwrap_or("none")));
+    access().map_err(|refusal| denied(Check::Access, refusal))?;
+    watch.passed(Check::Access, format_args!("{}", client.address));
+    if let Some(rules) = &route.keys {
+        let name = plan.identify(rules, &keys(rules), parts).map_err(|refusal| denied(Check::Key, refusal))?;
+        watch.passed(Check::Key, format_args!("{name}"));
+    }
     Ok(Decision::Session(plan))
 }
 
@@ -130,6 +152,15 @@ impl Plan<'_> {
     pub fn hop<'b>(&'b self, visitor: &Visitor) -> Hop<'b> {
         let peer = visitor.peer.address.ip();
         Hop { peer, trusted_peer: self.client.trusted_peer, tls: visitor.secure, host: &self.host }
+    }
+
+    /// Takes the API key out of the request, and says whose it is.
+    fn identify(&mut self, rules: &Keys, keys: &KeySet, parts: &mut request::Parts) -> Result<Arc<str>, Refusal> {
+        let taken = keys::take(&rules.places, parts, &mut self.offer.subprotocols)?;
+        let bearer = keys::is_bearer(&rules.places);
+        let key = keys.find(&taken.key).ok_or(Refusal::ApiKeyUnknown { bearer })?;
+        self.fallback = taken.fallback;
+        Ok(self.key.insert(key.clone()).name.clone())
     }
 
     /// The offered subprotocols that the upstream is offered in turn, and the extensions.
