@@ -143,7 +143,11 @@ struct Watched {
 impl Watch {
     /// Reads what has changed. Returns whether a key was revoked.
     pub fn look(&mut self) -> bool {
-        self.0.iter_mut().map(Watched::look).fold(false, |any, revoked| any || revoked)
+        let mut revoked = false;
+        for file in &mut self.0 {
+            revoked |= file.look();
+        }
+        revoked
     }
 }
 

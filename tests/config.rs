@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate::config::model::{
-    BackendKind, ClientAuth, ClientBy, Config, HostPattern, ListenerAddress, Page, Position, Refuse, ServerAddress,
-    Target, TlsVersions,
+    BackendKind, ClientAuth, ClientBy, Config, HostPattern, KeyPlaces, ListenerAddress, Network, Page, Position,
+    Refuse, ServerAddress, Target, TlsVersions,
 };
 use tidegate::config::{self, Loaded, Problems, Source};
 
@@ -425,6 +425,56 @@ fn mistakes_in_listeners() {
             ("[[listener]]", "3:1 listener[2].address: is missing"),
         ],
     );
+}
+
+#[test]
+fn mistakes_in_access_rules() {
+    rows(
+        &format!("{LISTENER}[[route]]\nupstream = \"echo\"\n"),
+        UPSTREAM,
+        &[
+            ("allow = []", "5:9 route[1].allow: an empty list would let everybody in"),
+            ("allow = [\"10.0.0.0/33\"]", "5:10 route[1].allow[1]: \"10.0.0.0/33\" is not a network"),
+            ("deny = \"any\"", "5:8 route[1].deny: a string stands where a list is wanted"),
+            ("keys = \"keys.txt\"", "5:8 route[1].keys: a string stands where a table is wanted"),
+            ("keys = { file = \"k\" }", "5:8 route[1].keys: no place for a key is given"),
+            ("keys = { file = \"k\", bearer = false }", "5:8 route[1].keys: no place for a key is given"),
+            ("keys = { bearer = true }", "5:8 route[1].keys.file: is missing"),
+            ("keys = { file = \"\", bearer = true }", "5:17 route[1].keys.file: the path of a file is wanted"),
+            (
+                "keys = { file = \"k\", header = \"a b\" }",
+                "5:31 route[1].keys.header: \"a b\" is not the name of a header field",
+            ),
+            (
+                "keys = { file = \"k\", header = \"Sec-WebSocket-Key\" }",
+                "5:31 route[1].keys.header: \"Sec-WebSocket-Key\" has a meaning of its own",
+            ),
+            (
+                "keys = { file = \"k\", header = \"X_Forwarded_For\" }",
+                "5:31 route[1].keys.header: \"X_Forwarded_For\" has a meaning of its own",
+            ),
+            (
+                "keys = { file = \"k\", query = \"a=b\" }",
+                "5:30 route[1].keys.query: \"a=b\" is not the name of a parameter",
+            ),
+        ],
+    );
+    let route = |rules: &str| right(&format!("{LISTENER}[[route]]\nupstream = \"echo\"\n{rules}\n{UPSTREAM}"));
+    let loaded = route(
+        "allow = [\"any\"]\ndeny = [\"unix\", \"::ffff:10.0.0.0/104\"]\nkeys = { file = \"k\", query = \"key\" }",
+    );
+    let access = &loaded.config.routes[0].access;
+    assert_eq!(access.allow, [Network::Any]);
+    assert_eq!(access.deny, [Network::Unix, Network::Ip("10.0.0.0/8".parse().expect("a network"))]);
+    let keys = loaded.config.routes[0].keys.as_ref().expect("keys");
+    assert_eq!(keys.file, Path::new("conf/k"), "beside the configuration");
+    let places = KeyPlaces { query: Some("key".to_owned()), ..KeyPlaces::default() };
+    assert_eq!((&keys.places, keys.file_at), (&places, Position { line: 7, column: 17 }));
+    for (rules, warned) in
+        [("\"0.0.0.0/0\"", true), ("\"::/0\"", true), ("\"0.0.0.0/0\", \"::/0\"", false), ("\"any\"", false)]
+    {
+        assert_eq!(!route(&format!("deny = [{rules}]")).warnings.is_empty(), warned, "{rules}");
+    }
 }
 
 #[test]

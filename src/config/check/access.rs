@@ -1,7 +1,5 @@
 //! Who is let in: `allow` and `deny`, which listeners and routes share, and the `keys` of a route.
 
-use std::collections::HashSet;
-
 use crate::config::Files;
 use crate::config::model::{Access, KeyPlaces, Keys, Network};
 use crate::config::problem::Source;
@@ -19,11 +17,14 @@ pub(super) fn access(table: &mut Reader<'_, '_>) -> Option<Access> {
         table.wrong(at, "allow", wrong.help("leave it out, or write [\"any\"]; `deny = [\"any\"]` lets nobody in"));
     }
     for (key, at, list) in [("allow", allow_at, &allow), ("deny", deny_at, &deny)] {
-        let every = |network: &&Network| matches!(network, Network::Ip(network) if network.prefix_len() == 0);
-        let every: HashSet<_> =
-            list.iter().flatten().flatten().filter(every).map(|network| format!("{network:?}")).collect();
-        if let (1, Some(at)) = (every.len(), at) {
-            let wrong = Wrong::new("holds all of one IP version, and nothing of the other");
+        let whole = |v6| {
+            let mut networks = list.iter().flatten().flatten();
+            networks.any(
+                |network| matches!(network, Network::Ip(net) if net.prefix_len() == 0 && net.addr().is_ipv6() == v6),
+            )
+        };
+        if let (true, Some(at)) = (whole(false) != whole(true), at) {
+            let wrong = Wrong::new("holds all of one IP version and leaves the other out");
             table.warn(at, key, wrong.help("\"any\" is everybody"));
         }
     }
