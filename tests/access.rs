@@ -148,6 +148,28 @@ fn without_a_right_key_nothing_is_dialled() {
 }
 
 #[test]
+fn a_page_can_read_why_its_key_was_refused() {
+    let (upstream, seen) = agreeing();
+    let gateway = gateway(upstream, &format!("refuse = \"close\"\n{EVERY_PLACE}"), "");
+    let rows = [
+        (format!("bearer.{WRONG}, chat, other"), Some("chat")),
+        (format!("bearer, bearer.{WRONG}"), Some("bearer")),
+        (format!("bearer.{BOB}"), None),
+    ];
+    for (offer, answered) in rows {
+        let mut peer = Peer::connect(gateway.address());
+        peer.write(Head::new("/").with(&format!("Sec-WebSocket-Protocol: {offer}")).text().as_bytes());
+        let head = peer.head();
+        assert_eq!(status(&head), 101, "{head}");
+        let line = answered.map(|name| format!("Sec-WebSocket-Protocol: {name}"));
+        assert_eq!(head.lines().find(|line| line.starts_with("Sec-WebSocket-Protocol")), line.as_deref(), "{head}");
+        assert_eq!(peer.frame().close().0, 1008);
+    }
+    assert_eq!(seen.connections(), 0);
+    tells_no_key(&gateway);
+}
+
+#[test]
 fn guesses_at_a_key_are_handshakes() {
     let (upstream, seen) = agreeing();
     let gateway = gateway(upstream, EVERY_PLACE, "[limits]\nhandshakes_per_client = \"3/h\"");

@@ -21,6 +21,7 @@ use crate::live::Live;
 use crate::observe::log::{self, About, Refused};
 use crate::policy::client::{self, Client, ClientKey};
 use crate::policy::decide::{Decision, Denied, Offered, Plan, Visitor, decide};
+use crate::policy::keys;
 use crate::policy::route;
 use crate::proto::fields::{self, Passed};
 use crate::proto::handshake;
@@ -225,7 +226,10 @@ fn refuse(
     });
     let aloud = route.is_some_and(|route| route.refuse == Refuse::Close);
     if let (true, Some(key), Some(code)) = (aloud, key, refusal.close_code()) {
-        return (switching(key), Some(Handover::Close { code, reason: refusal.close_text() }));
+        return (
+            switching(key, seen.subprotocol.as_deref()),
+            Some(Handover::Close { code, reason: refusal.close_text() }),
+        );
     }
     let response = match answer {
         Some(answer) => {
@@ -253,8 +257,9 @@ fn plain(refusal: &Refusal) -> Response<Body> {
     response
 }
 
-/// Our own 101, before a Close that says why not.
-fn switching(key: &str) -> Response<Body> {
+/// Our own 101, before a Close that says why not. Browsers that offered subprotocols would not read it where none was
+/// chosen.
+fn switching(key: &str, subprotocol: Option<&str>) -> Response<Body> {
     let mut response = Response::new(Either::Left(Full::default()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.extensions_mut() = spelling::rfc();
@@ -263,6 +268,9 @@ fn switching(key: &str) -> Response<Body> {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     let accept = HeaderValue::try_from(handshake::accept(key)).expect("base64 is a valid value");
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(name) = subprotocol.and_then(|name| HeaderValue::from_str(name).ok()) {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, name);
+    }
     response
 }
 
@@ -271,6 +279,8 @@ struct Seen {
     host: Option<String>,
     path: String,
     origin: Option<Vec<u8>>,
+    /// The first subprotocol offered that holds no key.
+    subprotocol: Option<String>,
     /// The name of its API key, once that was found.
     key: Option<Arc<str>>,
 }
@@ -282,6 +292,10 @@ impl Seen {
             host: parts.headers.get(HOST).map(text),
             path: parts.uri.path().to_owned(),
             origin: parts.headers.get(ORIGIN).map(|origin| origin.as_bytes().to_vec()),
+            subprotocol: handshake::subprotocols(&parts.headers)
+                .into_iter()
+                .flatten()
+                .find(|name| !keys::holds_key(name)),
             key: None,
         }
     }

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 /// Every name of an answer of ours that hyper's title case would spoil.
-const MESSAGE: &[u8] = b"HTTP/1.1 204 No Content\r\nSec-WebSocket-Accept: x\r\nSec-WebSocket-Version: x\r\n\r\n";
+const MESSAGE: &[u8] = b"HTTP/1.1 204 No Content\r\nSec-WebSocket-Accept: x\r\nSec-WebSocket-Version: x\r\nSec-WebSocket-Protocol: x\r\n\r\n";
 /// Nothing here waits for the outside: few polls are enough, and it ends in any case.
 const POLLS: usize = 100;
 

@@ -13,7 +13,7 @@ use aws_lc_rs::hmac;
 
 use crate::grant::Grant;
 
-pub use place::{Presented, Taken, is_bearer, take};
+pub use place::{Presented, Taken, holds_key, is_bearer, take};
 
 /// Short keys can be guessed.
 const KEY_BYTES_MIN: usize = 16;

@@ -186,9 +186,12 @@ fn key(headers: &HeaderMap) -> Result<String, Refusal> {
     }
 }
 
-/// Section 4.1, 10: non-empty tokens, each once. Stricter than RFC 9110's lists, which may have empty members:
+/// The offered subprotocols. Section 4.1, 10: non-empty tokens, each once. Stricter than RFC 9110's lists, which may have empty members:
 /// upstreams refuse those, too.
-fn subprotocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
+///
+/// # Errors
+/// When they are no list of tokens, or one stands there twice.
+pub fn subprotocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
     let mut names = Vec::new();
     let mut seen = HashSet::new();
     for line in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {

@@ -112,9 +112,14 @@ fn take_subprotocol(offered: &mut Vec<String>, found: &mut Vec<Vec<u8>>) -> Resu
     let before = found.len();
     found.extend(offered.iter().filter_map(|name| name.strip_prefix(BEARER_KEY)).map(decoded));
     let fallback = offered.iter().any(|name| name == BEARER).then_some(BEARER);
-    offered.retain(|name| name != BEARER && !name.starts_with(BEARER_KEY));
+    offered.retain(|name| name != BEARER && !holds_key(name));
     let alone = found.len() > before && offered.is_empty() && fallback.is_none();
     if alone { Err(Refusal::ApiKeyAlone) } else { Ok(fallback) }
+}
+
+/// Whether a subprotocol may hold a key, so that it is never answered.
+pub fn holds_key(subprotocol: &str) -> bool {
+    subprotocol.starts_with(BEARER_KEY)
 }
 
 /// Percent-encoding undone; what is none stays as it is.
