@@ -14,8 +14,8 @@ use tidegate::config::{
     self,
     model::{ClientBy, Config, TrustedProxies},
 };
-use tidegate::limits::Limits;
-use tidegate::policy::client::{self, Identities, Peer};
+use tidegate::limits::{Asking, Limits};
+use tidegate::policy::client::{self, ClientKey, Identities, Peer};
 use tidegate::policy::{origin, route};
 use tidegate::proto::fields::{self, Hop, Passed};
 use tidegate::proto::handshake;
@@ -89,9 +89,12 @@ fn main() {
     let parts = request("/room-1");
     group.bench_function("read the offer", |bench| bench.iter(|| handshake::read(black_box(&parts))));
     group.bench_function("accept key", |bench| bench.iter(|| handshake::accept(black_box("dGhlIHNhbXBsZSBub25jZQ=="))));
-    let limits = Limits::new(&configuration(1).limits);
+    let config = configuration(1);
+    let limits = Limits::new(&config);
+    let (keys, listener) = ([ClientKey::from(PEER)], limits.listener(0));
+    let asking = Asking { keys: &keys, listener: &listener, route: limits.route(&config.routes[0].name) };
     group.bench_function("limits, taken and given back", |bench| {
-        bench.iter(|| limits.enter(black_box(PEER).into()).is_ok())
+        bench.iter(|| limits.enter(black_box(&asking)).is_ok())
     });
     group.finish();
     criterion.final_summary();

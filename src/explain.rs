@@ -120,7 +120,7 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
             Verdict::Page
         }
         Ok(Decision::Session(plan)) => {
-            findings.add(Check::Limits.label(), limits(config, &plan, parts));
+            findings.add(Check::Limits.label(), limits(config, &visitor.listener, &plan, parts));
             match plan.offered(&mut findings) {
                 Err(refusal) => Verdict::Refused(Check::Subprotocol, refusal),
                 Ok(_) => {
@@ -197,19 +197,27 @@ fn value(text: &str) -> Result<HeaderValue, BadQuestion> {
 }
 
 /// Whom the limits would count, and what would be asked, in the order in which it is.
-fn limits(config: &Config, plan: &Plan<'_>, parts: &request::Parts) -> String {
-    let limits = &config.limits;
-    let keys = plan.client.keys(&plan.route.client, parts, limits.ipv6_prefix, &Identities::default());
-    let counted: Vec<String> = keys.iter().map(|key| counted_as(key, &plan.route.client)).collect();
-    let mut list = vec![format!("counted as {}", counted.join(" and "))];
-    if let Some(rate) = limits.handshakes_per_client {
-        list.push(format!("handshakes_per_client {rate}"));
-    }
-    list.push(format!("sessions {}", limits.sessions));
-    if let Some(sessions) = limits.sessions_per_client {
-        list.push(format!("sessions_per_client {sessions}"));
-    }
-    list.join(", ")
+fn limits(config: &Config, listener: &Listener, plan: &Plan<'_>, parts: &request::Parts) -> String {
+    let (all, here, route) = (&config.limits, &listener.limits, &plan.route.limits);
+    let keys = plan.client.keys(&plan.route.client, parts, all.ipv6_prefix, &Identities::default());
+    let counted: Vec<String> = keys.as_slice().iter().map(|key| counted_as(*key, &plan.route.client)).collect();
+    let counted = format!("counted as {}", counted.join(" and "));
+    let rates = [
+        ("handshakes_per_client", all.handshakes_per_client),
+        ("route.limits.handshakes_per_client", route.handshakes_per_client),
+        ("route.limits.handshakes", route.handshakes),
+    ];
+    let caps = [
+        ("sessions", Some(all.sessions)),
+        ("listener.limits.sessions", here.sessions),
+        ("route.limits.sessions", route.sessions),
+        ("sessions_per_client", all.sessions_per_client),
+        ("route.limits.sessions_per_client", route.sessions_per_client),
+        ("sessions_per_server", plan.upstream.sessions_per_server),
+    ];
+    let rates = rates.iter().filter_map(|(key, rate)| Some(format!("{key} {}", rate.as_ref()?)));
+    let caps = caps.iter().filter_map(|(key, cap)| Some(format!("{key} {}", cap.as_ref()?)));
+    std::iter::once(counted).chain(rates).chain(caps).collect::<Vec<_>>().join(", ")
 }
 
 /// An identity is a hash that is another one in each process: its origin tells more.

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::backend;
 use crate::config::model::{Config, Listener, ListenerAddress};
 use crate::config::{Loaded, show};
-use crate::http::serve::{self, Secured};
+use crate::http::serve::{self, At, Secured};
 use crate::keyring::{self, BadFile, Keyrings};
-use crate::limits::Limits;
+use crate::limits::{Limits, ListenerEntry, Taken};
 use crate::listen::accept::{self, Accepted, SecureError, Socket, Trouble};
 use crate::listen::proxy::{self, ProxyError};
 use crate::listen::tls::{self, TlsError};
@@ -34,7 +34,7 @@ use crate::socket;
 use crate::upstream::{self, Pool};
 
 /// How often limits forget clients that are gone.
-const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// A running gateway.
 #[derive(Debug)]
@@ -163,14 +163,14 @@ impl Gateway {
             })?;
             servers.push(backend::run(server.kind, listener, backends.clone()));
         }
-        let limits = Limits::new(&config.limits);
+        let limits = Limits::new(&config);
         let live = Arc::new(Live::new(config, limits, keyrings, pools));
         for server in servers {
             tokio::spawn(server);
         }
         let listeners = doors.iter().map(|door| (door.address.clone(), door.tls.is_some())).collect();
-        for door in doors {
-            tokio::spawn(door.serve(live.clone()));
+        for (index, door) in doors.into_iter().enumerate() {
+            tokio::spawn(door.serve(live.limits.listener(index), live.clone()));
         }
         tokio::spawn(sweep(Arc::downgrade(&live)));
         if let Some(watch) = live.keyrings.watch() {
@@ -186,6 +186,11 @@ impl Gateway {
 
     pub fn config(&self) -> &Config {
         &self.live.config
+    }
+
+    /// What clients take of the limits now. All zero when nobody is connected.
+    pub fn taken(&self) -> Taken {
+        self.live.taken()
     }
 
     /// Stops accepting, ends every session with 1012 and waits, at most for `drain.grace`.
@@ -221,19 +226,20 @@ impl Door {
         Ok(Door { listener: Arc::new(listener.clone()), socket, address, tls })
     }
 
-    async fn serve(self, live: Arc<Live>) {
+    async fn serve(self, entry: Arc<ListenerEntry>, live: Arc<Live>) {
         let mut trouble = Trouble::default();
         loop {
             let accepted = tokio::select! {
                 () = live.drain.begun() => return,
-                accepted = accept::next(&self.socket, &live.limits, &mut trouble) => accepted,
+                accepted = accept::next(&self.socket, &entry, &live.limits, &mut trouble) => accepted,
             };
             let peer = Peer::new(accepted.peer, &self.listener.trusted_proxies);
             if access::drops(&self.listener.access, &peer) {
                 tracing::debug!(client = %peer.address, "closed a connection that `allow` and `deny` do not let in");
                 continue;
             }
-            live.drain.spawn(connection(accepted, self.tls.clone(), self.listener.clone(), live.clone()));
+            let at = At { listener: self.listener.clone(), entry: entry.clone() };
+            live.drain.spawn(connection(accepted, self.tls.clone(), at, live.clone()));
         }
     }
 }
@@ -251,8 +257,9 @@ fn bind(address: &ListenerAddress) -> io::Result<(Socket, ListenerAddress)> {
 }
 
 /// The PROXY header and TLS where the listener has them, then HTTP.
-async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, listener: Arc<Listener>, live: Arc<Live>) {
-    let Accepted { mut stream, peer: address, permit } = accepted;
+async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: Arc<Live>) {
+    let Accepted { mut stream, peer: address, place, pending } = accepted;
+    let listener = &at.listener;
     let mut peer = Peer::new(address, &listener.trusted_proxies);
     if let Some(timeout) = listener.proxy_protocol {
         let read = tokio::select! {
@@ -268,17 +275,17 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, listener: Arc<
         (Some(acceptor), Stream::Tcp(stream)) => {
             let secure = tokio::select! {
                 () = live.drain.begun() => return,
-                secure = accept::secure(stream, &acceptor, listener.tls_timeout) => secure,
+                secure = accept::secure(stream, &acceptor, at.listener.tls_timeout) => secure,
             };
             match secure {
-                Ok(stream) => Secured { stream, peer, permit, secure: true },
+                Ok(stream) => Secured { stream, peer, place, pending, secure: true },
                 Err(error) => return not_secured(&error, peer.address),
             }
         }
         // A Unix socket has no TLS.
-        (_, stream) => Secured { stream, peer, permit, secure: false },
+        (_, stream) => Secured { stream, peer, place, pending, secure: false },
     };
-    serve::connection(secured, listener, live).await;
+    serve::connection(secured, at, live).await;
 }
 
 /// Only a proxy of ours gets here or somebody who goes around it; balancers that look whether we live come all the time.

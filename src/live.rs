@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::config::model::Config;
 use crate::drain::Drain;
 use crate::keyring::Keyrings;
-use crate::limits::Limits;
+use crate::limits::{Limits, Taken};
 use crate::policy::client::Identities;
 use crate::upstream::Pool;
 
@@ -29,5 +29,10 @@ impl Live {
     /// The servers of an upstream that a route names.
     pub fn pool(&self, upstream: &str) -> &Pool {
         self.pools.get(upstream).expect("a Config names only upstreams that it has")
+    }
+
+    /// What clients take of the limits now.
+    pub fn taken(&self) -> Taken {
+        Taken { of_servers: self.pools.values().map(Pool::sessions).sum(), ..self.limits.taken() }
     }
 }

@@ -485,7 +485,9 @@ fn mistakes_in_routes() {
         &[
             ("page = \"chat\"", "5:8 route[1].page: stands beside `upstream`: a route has one target"),
             ("http = true", "5:1 route[1].http: not yet supported in this version"),
-            ("[route.limits]\nsessions = 5", "5:8 route[1].limits: not yet supported in this version"),
+            ("[route.limits]\nsessions = 0", "6:12 route[1].limits.sessions: 0 is not allowed"),
+            ("limits = { sesions = 5 }", "5:12 route[1].limits.sesions: unknown key in [route.limits]"),
+            ("limits = { handshakes = 5 }", "5:25 route[1].limits.handshakes: \"5\" is not a rate"),
             ("hearbeat = \"off\"", "5:1 route[1].hearbeat: unknown key in [[route]]"),
             ("heartbeat = false", "5:13 route[1].heartbeat: true or false stands where a table is wanted"),
             (
@@ -669,14 +671,57 @@ fn warnings_are_no_problems() {
         ),
     ];
     for (text, expected) in rows {
-        let mut told: Vec<_> = right(&text)
-            .warnings
-            .iter()
-            .map(|p| format!("{}:{} {}: {}", p.at.line, p.at.column, p.key, p.message))
-            .collect();
-        told.sort();
-        assert_eq!(told.join("\n"), expected, "{text}");
+        assert_warnings(&text, expected);
     }
+}
+
+/// A cap above a wider one, as far as it stands in the file.
+#[test]
+fn caps_that_are_never_reached_are_warned_of() {
+    let rows = [
+        ("sessions = 10", "", "", ""),
+        (
+            "sessions = 10\nsessions_per_client = 11",
+            "sessions = 12",
+            "sessions = 13, sessions_per_client = 14",
+            "3:23 limits.sessions_per_client: 11 is above `limits.sessions` (10) and never reached\n\
+             6:23 listener[1].limits.sessions: 12 is above `limits.sessions` (10) and never reached\n\
+             9:23 route[1].limits.sessions: 13 is above `limits.sessions` (10) and never reached\n\
+             9:49 route[1].limits.sessions_per_client: 14 is above `limits.sessions_per_client` (11) and never reached\n\
+             9:49 route[1].limits.sessions_per_client: 14 is above `sessions` (13) and never reached",
+        ),
+        (
+            "connections = 10\nconnections_pending = 11",
+            "connections = 9, connections_pending = 10",
+            "",
+            "3:23 limits.connections_pending: 11 is above `limits.connections` (10) and never reached\n\
+             6:51 listener[1].limits.connections_pending: 10 is above `connections` (9) and never reached",
+        ),
+        (
+            "handshakes_per_client = \"10/s\"\nsessions = 9",
+            "",
+            "handshakes_per_client = \"20/s\", handshakes = \"600/m\"",
+            "9:36 route[1].limits.handshakes_per_client: is above `limits.handshakes_per_client` and never reached",
+        ),
+    ];
+    for (gateway, listener, route, expected) in rows {
+        let text = format!(
+            "[limits]\n{gateway}\n[[listener]]\naddress = \"127.0.0.1:8080\"\nlimits = {{ {listener} }}\n\
+             [[route]]\nupstream = \"echo\"\nlimits = {{ {route} }}\n{UPSTREAM}"
+        );
+        assert_warnings(&text, expected);
+    }
+    let server = format!("[limits]\nsessions = 5\n{LISTENER}{ROUTE}{UPSTREAM}sessions_per_server = 6\n");
+    let told: String = right(&server).warnings.iter().map(|warning| warning.message.clone()).collect();
+    assert_eq!(told, "6 is above `limits.sessions` (5) and never reached");
+}
+
+fn assert_warnings(text: &str, expected: &str) {
+    let warnings = right(text).warnings;
+    let told = warnings.iter().map(|p| format!("{}:{} {}: {}", p.at.line, p.at.column, p.key, p.message));
+    let mut told: Vec<_> = told.collect();
+    told.sort();
+    assert_eq!(told.join("\n"), expected, "{text}");
 }
 
 // What start-up says.

@@ -138,8 +138,11 @@ every_refusal! {
     HttpVersion, ContentLengthMalformed, HasBody, NotAnUpgrade, ConnectionLacksUpgrade, Version, KeyMissing,
     KeyRepeated, KeyMalformed, SubprotocolsMalformed, SubprotocolRepeated, OriginNotAllowed, OriginMissing,
     OriginMalformed, AccessDenied, ApiKeyMissing { bearer: true }, ApiKeyRepeated, ApiKeyAlone,
-    ApiKeyUnknown { bearer: true }, SubprotocolRequired, SessionsGateway, SessionsClient,
-    HandshakeRate { retry_after: Duration::from_secs(1) }, Draining, UpstreamUnreachable, UpstreamResolve,
+    ApiKeyUnknown { bearer: true }, SubprotocolRequired, SessionsGateway, SessionsListener, SessionsRoute,
+    SessionsClient, SessionsClientRoute, SessionsUpstream,
+    HandshakeRate { retry_after: Duration::from_secs(1) },
+    HandshakeRateClientRoute { retry_after: Duration::from_secs(1) },
+    HandshakeRateRoute { retry_after: Duration::from_secs(1) }, Draining, UpstreamUnreachable, UpstreamResolve,
     UpstreamTls, UpstreamConnectTimeout, UpstreamHandshakeTimeout, UpstreamBadAnswer,
     UpstreamRefused(StatusCode::FORBIDDEN),
 }

@@ -4,6 +4,7 @@
 //! itself: whether a certificate serves is asked of the caller's [`Inspect`].
 
 mod access;
+mod limits;
 mod listener;
 mod route;
 mod upstream;
@@ -18,13 +19,14 @@ use std::sync::Arc;
 
 use super::Inspect;
 use super::model::{
-    Backend, BackendKind, ClientBy, Config, Drain, Limits, Listener, ListenerAddress, Log, LogFormat, LogLevel,
-    Position, Runtime, ServerAddress, Upstream,
+    Backend, BackendKind, ClientBy, Config, Drain, Listener, ListenerAddress, Log, LogFormat, LogLevel, Position,
+    Runtime, ServerAddress, Upstream,
 };
 use super::problem::{Problem, Problems, Source};
 use super::read::{Findings, Reader};
 use super::tree::{Node, Tree, Value};
-use super::value::{self, Parsed, Wrong, number, one_of, or_off, string};
+use super::value::{self, Parsed, Wrong, number, one_of, string};
+use limits::limits;
 use listener::listener;
 use route::{RouteRead, named, route, routes_differ};
 use upstream::upstream;
@@ -59,17 +61,17 @@ pub(super) fn only_backend(source: &Source, tree: Tree) -> Option<BackendKind> {
 fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
     let runtime = root.table("runtime").and_then(runtime);
     let limits = root.table("limits").and_then(limits);
-    let listeners = some_of(&mut root, "listener", |table| listener(table, source));
+    let listeners = some_of(&mut root, "listener", |table| listener(table, source, limits.as_ref()));
     let backends = each(root.tables("backend"), backend);
     let upstreams: Upstreams = root
         .named("upstream")
         .into_iter()
         .map(|(name, at, table)| {
-            let upstream = table.and_then(|table| upstream(&name, table, source));
+            let upstream = table.and_then(|table| upstream(&name, table, source, limits.as_ref()));
             (name, (at, upstream))
         })
         .collect();
-    let routes = some_of(&mut root, "route", |table| route(table, &upstreams, source));
+    let routes = some_of(&mut root, "route", |table| route(table, &upstreams, source, limits.as_ref()));
     let log = root.table("log").and_then(log);
     let drain = root.table("drain").and_then(drain);
 
@@ -103,22 +105,6 @@ fn runtime(mut table: Reader<'_, '_>) -> Option<Runtime> {
     });
     table.finish();
     Some(Runtime { workers: workers? })
-}
-
-fn limits(mut table: Reader<'_, '_>) -> Option<Limits> {
-    let sessions = table.value("sessions", count);
-    let connections = table.value("connections", count);
-    let sessions_per_client = table.value("sessions_per_client", or_off(count));
-    let handshakes_per_client = table.value("handshakes_per_client", or_off(string(value::rate)));
-    let ipv6_prefix = table.value("ipv6_prefix", number(32..=128));
-    table.finish();
-    Some(Limits {
-        sessions: sessions?,
-        connections: connections?,
-        sessions_per_client: sessions_per_client?,
-        handshakes_per_client: handshakes_per_client?,
-        ipv6_prefix: ipv6_prefix? as u8,
-    })
 }
 
 /// An upstream that is wrong in itself still has a name that routes may use.

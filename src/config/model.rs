@@ -41,7 +41,9 @@ pub struct Limits {
     pub sessions: usize,
     /// TCP connections open at once, those that have not finished their handshake included.
     pub connections: usize,
-    /// Sessions open at once from one client. `None` is `"off"`.
+    /// Connections that have not finished their handshake (TLS, PROXY header, request head). `None` is `"off"`.
+    pub connections_pending: Option<usize>,
+    /// Sessions open at once from one client (address; IPv6 by /64). `None` is `"off"`.
     pub sessions_per_client: Option<usize>,
     /// Opening handshakes of one client. `None` is `"off"`.
     pub handshakes_per_client: Option<Rate>,
@@ -116,6 +118,18 @@ pub struct Listener {
     pub headers_max: usize,
     /// Which clients are served at all; see [`crate::policy::access`].
     pub access: Access,
+    pub limits: ListenerLimits,
+}
+
+/// `limits` of a listener. `None` is `"off"`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListenerLimits {
+    /// WebSocket sessions open at once.
+    pub sessions: Option<usize>,
+    /// TCP connections open at once.
+    pub connections: Option<usize>,
+    /// Those that have not finished their handshake.
+    pub connections_pending: Option<usize>,
 }
 
 /// `allow` and `deny` of a listener or a route.
@@ -224,6 +238,20 @@ pub struct Route {
     pub access: Access,
     /// The API keys, of which a client needs one; `None`: it needs none.
     pub keys: Option<Keys>,
+    pub limits: RouteLimits,
+}
+
+/// `limits` of a route. `None` is `"off"`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteLimits {
+    /// WebSocket sessions open at once.
+    pub sessions: Option<usize>,
+    /// Those of one client.
+    pub sessions_per_client: Option<usize>,
+    /// Opening handshakes of all clients together.
+    pub handshakes: Option<Rate>,
+    /// Opening handshakes of one client.
+    pub handshakes_per_client: Option<Rate>,
 }
 
 /// `client` of a route: by what its clients are told apart.
@@ -375,6 +403,8 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// From the connection to the end of the answer's head.
     pub handshake_timeout: Duration,
+    /// Sessions open at once with one server. `None` is `"off"`.
+    pub sessions_per_server: Option<usize>,
     pub tls: UpstreamTls,
 }
 

@@ -69,6 +69,9 @@ const fn section(name: &'static str, holds: Holds, fallback: Fallback) -> Key {
 
 const DURATION: &str = "duration";
 const DURATION_OR_OFF: &str = "duration or \"off\"";
+const COUNT_OR_OFF: &str = "number or \"off\"";
+const RATE_OR_OFF: &str = "rate or \"off\"";
+const OFF: Fallback = Default("\"off\"");
 const FILE: &str = "path of a PEM file";
 
 const ALLOW: Key = key(
@@ -126,10 +129,16 @@ pub(super) static LIMITS: Table = Table {
             Default("120000"),
             "TCP connections open at once, those whose handshake is not finished included.",
         ),
-        key("sessions_per_client", "number or \"off\"", Default("1000"), "Sessions open at once from one client."),
+        key(
+            "connections_pending",
+            COUNT_OR_OFF,
+            OFF,
+            "Connections whose handshake is not finished (TLS, request head), open at once.",
+        ),
+        key("sessions_per_client", COUNT_OR_OFF, Default("1000"), "Sessions open at once from one client."),
         key(
             "handshakes_per_client",
-            "rate or \"off\"",
+            RATE_OR_OFF,
             Default("\"100/s\""),
             "Opening handshakes of one client; as many may come in one burst.",
         ),
@@ -186,8 +195,20 @@ pub(super) static LISTENER: Table = Table {
         key("headers_max", "number, 16 to 1000", Default("100"), "Header fields of a request."),
         ALLOW,
         DENY,
+        section("limits", Holds::Table(&LISTENER_LIMITS), Default("{}")),
     ],
-    later: &["limits"],
+    later: &[],
+};
+
+pub(super) static LISTENER_LIMITS: Table = Table {
+    title: "[listener.limits]",
+    doc: "Limits of a listener, below those of the whole gateway.",
+    keys: &[
+        key("sessions", COUNT_OR_OFF, OFF, "WebSocket sessions open at once."),
+        key("connections", COUNT_OR_OFF, OFF, "TCP connections open at once."),
+        key("connections_pending", COUNT_OR_OFF, OFF, "Those whose handshake is not finished."),
+    ],
+    later: &[],
 };
 
 pub(super) static LISTENER_TLS: Table = Table {
@@ -340,8 +361,21 @@ pub(super) static ROUTE: Table = Table {
             doc: "Lets in only clients that have an API key.",
             holds: Holds::Table(&KEYS),
         },
+        section("limits", Holds::Table(&ROUTE_LIMITS), Default("{}")),
     ],
-    later: &["http", "limits"],
+    later: &["http"],
+};
+
+pub(super) static ROUTE_LIMITS: Table = Table {
+    title: "[route.limits]",
+    doc: "Limits of a route, below those of the whole gateway.",
+    keys: &[
+        key("sessions", COUNT_OR_OFF, OFF, "Sessions open at once."),
+        key("sessions_per_client", COUNT_OR_OFF, OFF, "Sessions open at once from one client."),
+        key("handshakes", RATE_OR_OFF, OFF, "Opening handshakes of all clients together."),
+        key("handshakes_per_client", RATE_OR_OFF, OFF, "Opening handshakes of one client."),
+    ],
+    later: &[],
 };
 
 pub(super) static HEARTBEAT: Table = Table {
@@ -409,6 +443,12 @@ pub(super) static UPSTREAM: Table = Table {
             DURATION,
             Default("\"5s\""),
             "From there to the whole head of its answer, TLS included.",
+        ),
+        key(
+            "sessions_per_server",
+            COUNT_OR_OFF,
+            OFF,
+            "Sessions open at once with one server. One that has them all is passed over.",
         ),
         Key {
             name: "tls",

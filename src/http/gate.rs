@@ -3,7 +3,7 @@
 //! In: a request head. Out: the answer, and for a 101 what the relay needs. Nothing is dialled for a request that fails
 //! an earlier check, and no byte of the client's reaches an upstream before that upstream agreed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header::{
@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use super::spelling;
 use crate::config::model::{Keys, Refuse, Route, Server};
 use crate::drain::Drain;
-use crate::limits::{Permit, Permits};
+use crate::limits::{Asking, ListenerEntry, Pending, Permit, Permits, Place};
 use crate::live::Live;
 use crate::observe::log::{self, About, Refused};
 use crate::policy::client::{self, Client, ClientKey};
@@ -34,6 +34,21 @@ use crate::upstream::dial::{self, Answer};
 /// The body of an answer: ours, or the upstream's as it comes.
 pub type Body = Either<Full<Bytes>, Incoming>;
 
+/// The connection that a request came on.
+pub struct Arrival {
+    pub visitor: Visitor,
+    /// What the listener's connections share.
+    pub listener: Arc<ListenerEntry>,
+    /// Until a handshake was agreed on.
+    pub pending: Mutex<Option<Pending>>,
+}
+
+impl Arrival {
+    fn has_agreed(&self) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
 /// What goes on after a 101 of ours.
 pub enum Handover {
     Session(Box<Agreed>),
@@ -50,18 +65,20 @@ pub struct Agreed {
     route: Arc<Route>,
     deflate: bool,
     permits: Permits,
+    /// With the server.
+    server_permit: Permit,
     order: Entry,
     about: About,
 }
 
 impl Handover {
     /// Runs what was agreed on, to its end, in a task of its own. The connection keeps its place for as long.
-    pub fn spawn(self, client: Opened<Stream>, permit: Permit, drain: &Drain) {
+    pub fn spawn(self, client: Opened<Stream>, place: Place, drain: &Drain) {
         match self {
-            Handover::Session(agreed) => drain.spawn(agreed.run(client, permit)),
+            Handover::Session(agreed) => drain.spawn(agreed.run(client, place)),
             Handover::Close { code, reason } => drain.spawn(async move {
                 farewell::close(client, code, &reason).await;
-                drop(permit);
+                drop(place);
             }),
         }
     }
@@ -69,13 +86,13 @@ impl Handover {
 
 impl Agreed {
     /// Not an `async fn`: what goes into the session is not to be kept beside it for as long as it lives.
-    fn run(self, client: Opened<Stream>, permit: Permit) -> impl Future<Output = ()> {
-        let Agreed { upstream, route, deflate, permits, order, about } = self;
+    fn run(self, client: Opened<Stream>, place: Place) -> impl Future<Output = ()> {
+        let Agreed { upstream, route, deflate, permits, server_permit, order, about } = self;
         let mut session = Session::new(client, upstream, route.relay.clone(), deflate, order);
         async move {
             let end = session.run().await;
             log::session_ended(&about, &end);
-            drop((permits, permit));
+            drop((permits, server_permit, place));
         }
     }
 }
@@ -96,26 +113,27 @@ impl From<Refusal> for Refusing {
 }
 
 /// Answers one request.
-pub async fn walk(request: Request<Incoming>, visitor: &Visitor, live: &Live) -> (Response<Body>, Option<Handover>) {
+pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) -> (Response<Body>, Option<Handover>) {
     let (mut parts, _body) = request.into_parts();
+    let visitor = &arrival.visitor;
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
     let upgrade = handshake::tries_upgrade(&parts);
     let mut seen = Seen::of(&parts);
     let keys = |keys: &Keys| live.keyrings.current(keys);
     let (mut response, handover) = match decide(&mut parts, visitor, client, &live.config.routes, keys, &mut ()) {
         Err(Denied { refusal, route, key, .. }) => {
-            let refusal = counted(refusal, &client, live);
-            refuse(refusal.into(), route, key.as_deref(), &client, &seen)
+            let refusal = counted(refusal, route, &client, live);
+            refuse(refusal.into(), route, key.as_deref(), &client, &seen, live)
         }
         Ok(Decision::Page(route, page)) => {
             let page = super::page::answer(page, &parts, &route.path);
             (page.map(|body| Either::Left(Full::new(body))), None)
         }
-        Ok(Decision::Session(plan)) => match websocket(parts, &plan, visitor, live).await {
+        Ok(Decision::Session(plan)) => match websocket(parts, &plan, arrival, live).await {
             Ok((response, agreed)) => (response, Some(Handover::Session(Box::new(agreed)))),
             Err(refusing) => {
                 seen.key = plan.key.as_ref().map(|key| key.name.clone());
-                refuse(refusing, Some(plan.route), Some(&plan.offer.key), &client, &seen)
+                refuse(refusing, Some(plan.route), Some(&plan.offer.key), &client, &seen, live)
             }
         },
     };
@@ -127,33 +145,40 @@ pub async fn walk(request: Request<Incoming>, visitor: &Visitor, live: &Live) ->
 }
 
 /// A guess at an API key counts as a handshake, so that keys cannot be tried faster than sessions be opened.
-fn counted(refusal: Refusal, client: &Client, live: &Live) -> Refusal {
-    match refusal {
-        Refusal::ApiKeyMissing { .. } | Refusal::ApiKeyUnknown { .. } => live
-            .limits
-            .handshake(ClientKey::of(client.address, live.config.limits.ipv6_prefix))
-            .err()
-            .unwrap_or(refusal),
-        _ => refusal,
+fn counted(refusal: Refusal, route: Option<&Arc<Route>>, client: &Client, live: &Live) -> Refusal {
+    let guessed = matches!(refusal, Refusal::ApiKeyMissing { .. } | Refusal::ApiKeyUnknown { .. });
+    match route.filter(|_| guessed) {
+        Some(route) => {
+            let entry = live.limits.route(&route.name);
+            live.limits.handshake(&[address_key(client, live)], entry).err().unwrap_or(refusal)
+        }
+        None => refusal,
     }
+}
+
+/// The key of what a client cannot choose.
+fn address_key(client: &Client, live: &Live) -> ClientKey {
+    ClientKey::of(client.address, live.config.limits.ipv6_prefix)
 }
 
 /// Does what was planned: permits, dial, answer.
 async fn websocket(
     parts: request::Parts,
     plan: &Plan<'_>,
-    visitor: &Visitor,
+    arrival: &Arrival,
     live: &Live,
 ) -> Result<(Response<Body>, Agreed), Refusing> {
     if live.drain.has_begun() {
         return Err(Refusal::Draining.into());
     }
     let keys = plan.client.keys(&plan.route.client, &parts, live.config.limits.ipv6_prefix, &live.identities);
-    let permits = live.limits.enter(keys.first())?;
+    let route = live.limits.route(&plan.route.name);
+    let permits = live.limits.enter(&Asking { keys: keys.as_slice(), listener: &arrival.listener, route })?;
+    arrival.has_agreed();
     let offered = plan.offered(&mut ())?;
     let pool = live.pool(&plan.upstream.name);
-    let server = pool.next();
-    let request = upstream_request(parts, server, plan, visitor, &offered)?;
+    let (server, server_permit) = pool.next().ok_or(Refusal::SessionsUpstream)?;
+    let request = upstream_request(parts, server, plan, &arrival.visitor, &offered)?;
     let refused = |refusal: Refusal, detail| Refusing { upstream: Some(server.text.clone()), detail, ..refusal.into() };
     let (mut parts, opened) = match dial::dial(pool, server, request).await {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
@@ -178,7 +203,7 @@ async fn websocket(
         key: plan.key.as_ref().map(|key| key.name.clone()),
     };
     let route = plan.route.clone();
-    let agreed = Agreed { upstream: opened, route, deflate: agreement.deflate, permits, order, about };
+    let agreed = Agreed { upstream: opened, route, deflate: agreement.deflate, permits, server_permit, order, about };
     // The extensions of the upstream's head carry the spelling of its field names to the client.
     Ok((Response::from_parts(parts, Either::Left(Full::default())), agreed))
 }
@@ -210,6 +235,7 @@ fn refuse(
     key: Option<&str>,
     client: &Client,
     seen: &Seen,
+    live: &Live,
 ) -> (Response<Body>, Option<Handover>) {
     let Refusing { refusal, answer, upstream, detail } = refusing;
     log::refused(&Refused {
@@ -225,11 +251,11 @@ fn refuse(
         detail,
     });
     let aloud = route.is_some_and(|route| route.refuse == Refuse::Close);
-    if let (true, Some(key), Some(code)) = (aloud, key, refusal.close_code()) {
-        return (
-            switching(key, seen.subprotocol.as_deref()),
-            Some(Handover::Close { code, reason: refusal.close_text() }),
-        );
+    if let (true, Some(key), Some(code)) = (aloud, key, refusal.close_code())
+        && live.limits.may_close(address_key(client, live))
+    {
+        let handover = Handover::Close { code, reason: refusal.close_text() };
+        return (switching(key, seen.subprotocol.as_deref()), Some(handover));
     }
     let response = match answer {
         Some(answer) => {

@@ -16,10 +16,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
-use super::gate::{self, Body, Handover};
+use super::gate::{self, Arrival, Body, Handover};
 use crate::config::model::Listener;
 
-use crate::limits::Permit;
+use crate::limits::{ListenerEntry, Pending, Place};
 use crate::live::Live;
 use crate::observe::log::{self, Refused};
 use crate::policy::client::Peer;
@@ -35,24 +35,36 @@ const HEAD_BUFFER_MIN: usize = 8192;
 pub struct Secured {
     pub stream: Stream,
     pub peer: Peer,
-    pub permit: Permit,
+    pub place: Place,
+    pub pending: Pending,
     /// Whether the client came over TLS.
     pub secure: bool,
 }
 
+/// The listener that a connection came to: its rules, and what its connections share.
+pub struct At {
+    pub listener: Arc<Listener>,
+    pub entry: Arc<ListenerEntry>,
+}
+
 /// Serves the connection's requests; a WebSocket goes on in a task of its own, and this one's state is gone.
-pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Live>) {
-    let Secured { stream, peer, permit, secure } = secured;
+pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
+    let Secured { stream, peer, place, pending, secure } = secured;
+    let At { listener, entry } = at;
     let progress = Arc::new(Mutex::new(Progress::default()));
-    let visitor = Arc::new(Visitor { peer, secure, listener: listener.clone() });
+    let arrival = Arc::new(Arrival {
+        visitor: Visitor { peer, secure, listener: listener.clone() },
+        listener: entry,
+        pending: Mutex::new(Some(pending)),
+    });
     let service = {
         let (progress, live) = (progress.clone(), live.clone());
         service_fn(move |request| {
-            let (progress, live, visitor) = (progress.clone(), live.clone(), visitor.clone());
+            let (progress, live, arrival) = (progress.clone(), live.clone(), arrival.clone());
             // Boxed, because hyper wants the future to be Unpin where the stream is to be taken back.
             Box::pin(async move {
                 *lock(&progress) = Progress { asked: true, ..Progress::default() };
-                let (response, handover) = gate::walk(request, &visitor, &live).await;
+                let (response, handover) = gate::walk(request, &arrival, &live).await;
                 *lock(&progress) = Progress { asked: true, handover, answered: Some(Instant::now()) };
                 Ok(response)
             }) as Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>
@@ -99,7 +111,7 @@ pub async fn connection(secured: Secured, listener: Arc<Listener>, live: Arc<Liv
         // Also when the 101 could not be written: the upstream is told that the client left, and so is the log.
         (Some(handover), Some(_)) => {
             let opened = Opened { stream, early: parts.read_buf };
-            handover.spawn(opened, permit, &live.drain);
+            handover.spawn(opened, place, &live.drain);
         }
         (None, Some(Ok(()))) => stream.linger().await,
         (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer).await,

@@ -9,7 +9,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::tls;
 use super::unix::UnixSocket;
-use crate::limits::{Limits, Permit};
+use crate::limits::{Limits, ListenerEntry, Pending, Place};
 use crate::policy::client::Address;
 use crate::relay::Stream;
 use crate::relay::ahead::Ahead;
@@ -49,11 +49,12 @@ impl Socket {
 pub struct Accepted {
     pub stream: Stream,
     pub peer: Address,
-    pub permit: Permit,
+    pub place: Place,
+    pub pending: Pending,
 }
 
 /// The next connection that has a place. Never fails: what the system cannot give now is asked for again later.
-pub async fn next(from: &Socket, limits: &Limits, trouble: &mut Trouble) -> Accepted {
+pub async fn next(from: &Socket, listener: &ListenerEntry, limits: &Limits, trouble: &mut Trouble) -> Accepted {
     loop {
         match from.accept().await {
             Ok((stream, peer)) => {
@@ -61,19 +62,17 @@ pub async fn next(from: &Socket, limits: &Limits, trouble: &mut Trouble) -> Acce
                     trouble.0 = None;
                     tracing::info!("accepting connections again");
                 }
-                match limits.connection() {
-                    Some(permit) => {
+                match limits.connection(listener) {
+                    Ok((place, pending)) => {
                         if let Stream::Tcp(stream) = &stream {
                             socket::tune(stream);
                         }
-                        return Accepted { stream, peer, permit };
+                        return Accepted { stream, peer, place, pending };
                     }
-                    None => {
-                        tracing::debug!(client = %peer, "closed a connection that has no place");
+                    Err(full) => {
+                        tracing::debug!(client = %peer, limit = %full, "closed a connection that has no place");
                         if trouble.0.replace(Instant::now()).is_none() {
-                            tracing::warn!(
-                                "limits.connections is reached: new connections are closed until others end"
-                            );
+                            tracing::warn!("{full} is reached: new connections are closed until others end");
                         }
                     }
                 }

@@ -58,8 +58,9 @@ enum Who {
 /// The keys of a client: each of them is counted and limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keys {
-    first: ClientKey,
-    second: Option<ClientKey>,
+    list: [ClientKey; 2],
+    /// The second one counts.
+    two: bool,
 }
 
 impl Address {
@@ -133,30 +134,24 @@ impl Client {
     /// the client's own word: it is counted beside the address, so that nobody may do more by inventing another.
     pub fn keys(&self, by: &ClientBy, parts: &request::Parts, ipv6_prefix: u8, identities: &Identities) -> Keys {
         let address = ClientKey::of(self.address, ipv6_prefix);
-        let alone = Keys { first: address, second: None };
         match (by, identities.key(by, parts)) {
-            (ClientBy::Header(_), Some(identity)) if self.trusted_peer => Keys { first: identity, second: None },
-            (ClientBy::Cookie(_) | ClientBy::Query(_), second @ Some(_)) => Keys { second, ..alone },
-            _ => alone,
+            (ClientBy::Header(_), Some(identity)) if self.trusted_peer => identity.into(),
+            (ClientBy::Cookie(_) | ClientBy::Query(_), Some(identity)) => Keys { list: [address, identity], two: true },
+            _ => address.into(),
         }
     }
 }
 
 impl Keys {
-    /// The address, or the identity that stands in its place.
-    pub fn first(&self) -> ClientKey {
-        self.first
-    }
-
-    /// One or two.
-    pub fn iter(&self) -> impl Iterator<Item = ClientKey> + use<> {
-        std::iter::once(self.first).chain(self.second)
+    /// One or two: the address, or the identity that stands in its place, goes first.
+    pub fn as_slice(&self) -> &[ClientKey] {
+        if self.two { &self.list } else { &self.list[..1] }
     }
 }
 
 impl From<ClientKey> for Keys {
-    fn from(first: ClientKey) -> Self {
-        Keys { first, second: None }
+    fn from(only: ClientKey) -> Self {
+        Keys { list: [only; 2], two: false }
     }
 }
 

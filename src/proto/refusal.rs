@@ -104,11 +104,26 @@ pub enum Refusal {
     // Limits.
     #[error("too many sessions are open: try again later")]
     SessionsGateway,
+    #[error("too many sessions are open on this port: try again later")]
+    SessionsListener,
+    #[error("too many sessions are open here: try again later")]
+    SessionsRoute,
     #[error("too many sessions are open from this client: close one, or try again later")]
     SessionsClient,
+    #[error("too many sessions are open here from this client: close one, or try again later")]
+    SessionsClientRoute,
+    /// Every server of the upstream has as many as it may.
+    #[error("too many sessions are open with the servers behind this gateway: try again later")]
+    SessionsUpstream,
     /// The handshake rate of one client.
     #[error("too many handshakes from this client: try again in {} s", seconds(*.retry_after))]
     HandshakeRate { retry_after: Duration },
+    /// The handshake rate of one client on one route.
+    #[error("too many handshakes here from this client: try again in {} s", seconds(*.retry_after))]
+    HandshakeRateClientRoute { retry_after: Duration },
+    /// The handshake rate of a route.
+    #[error("too many handshakes here: try again in {} s", seconds(*.retry_after))]
+    HandshakeRateRoute { retry_after: Duration },
     #[error("the server is shutting down: connect again")]
     Draining,
 
@@ -155,8 +170,16 @@ impl Refusal {
     /// When to come back, for refusals that pass by themselves. At least one second.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::SessionsGateway | Self::SessionsClient | Self::Draining => Some(COME_BACK),
-            Self::HandshakeRate { retry_after } => Some(Duration::from_secs(seconds(*retry_after))),
+            Self::SessionsGateway
+            | Self::SessionsListener
+            | Self::SessionsRoute
+            | Self::SessionsClient
+            | Self::SessionsClientRoute
+            | Self::SessionsUpstream
+            | Self::Draining => Some(COME_BACK),
+            Self::HandshakeRate { retry_after }
+            | Self::HandshakeRateClientRoute { retry_after }
+            | Self::HandshakeRateRoute { retry_after } => Some(Duration::from_secs(seconds(*retry_after))),
             _ => None,
         }
     }
@@ -245,8 +268,14 @@ impl Refusal {
             Self::SubprotocolRequired => (S::BAD_REQUEST, "subprotocol_required", policy),
 
             Self::SessionsGateway => (S::SERVICE_UNAVAILABLE, "sessions_gateway", busy),
+            Self::SessionsListener => (S::SERVICE_UNAVAILABLE, "sessions_listener", busy),
+            Self::SessionsRoute => (S::SERVICE_UNAVAILABLE, "sessions_route", busy),
             Self::SessionsClient => (S::TOO_MANY_REQUESTS, "sessions_client", policy),
+            Self::SessionsClientRoute => (S::TOO_MANY_REQUESTS, "sessions_client_route", policy),
+            Self::SessionsUpstream => (S::SERVICE_UNAVAILABLE, "sessions_upstream", busy),
             Self::HandshakeRate { .. } => (S::TOO_MANY_REQUESTS, "handshake_rate", policy),
+            Self::HandshakeRateClientRoute { .. } => (S::TOO_MANY_REQUESTS, "handshake_rate_client_route", policy),
+            Self::HandshakeRateRoute { .. } => (S::SERVICE_UNAVAILABLE, "handshake_rate_route", busy),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", Some(close::RESTART)),
 
             Self::UpstreamUnreachable => (S::BAD_GATEWAY, "upstream_unreachable", failed),

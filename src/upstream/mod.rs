@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustls::ClientConfig;
 
 use crate::config::model::{Server, Upstream};
+use crate::limits::{Gauge, Permit};
 
 /// The servers of one upstream, and whose turn it is.
 #[derive(Debug)]
@@ -17,16 +18,26 @@ pub struct Pool {
     /// Set when one of the servers speaks TLS.
     tls: Option<Arc<ClientConfig>>,
     turn: AtomicUsize,
+    /// Sessions of each server.
+    sessions: Box<[Arc<Gauge>]>,
 }
 
 impl Pool {
     pub fn new(upstream: Arc<Upstream>, tls: Option<Arc<ClientConfig>>) -> Self {
-        Pool { upstream, tls, turn: AtomicUsize::new(0) }
+        let sessions = upstream.servers.iter().map(|_| Gauge::new(upstream.sessions_per_server)).collect();
+        Pool { upstream, tls, turn: AtomicUsize::new(0), sessions }
     }
 
-    /// The server whose turn it is.
-    pub fn next(&self) -> &Server {
+    /// The server whose turn it is, with a place there; one that has all its sessions is passed over. `None` when all do.
+    pub fn next(&self) -> Option<(&Server, Permit)> {
+        let servers = &self.upstream.servers;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        &self.upstream.servers[turn % self.upstream.servers.len()]
+        let order = (0..servers.len()).map(|step| (turn.wrapping_add(step)) % servers.len());
+        order.into_iter().find_map(|index| Some((&servers[index], self.sessions[index].enter()?)))
+    }
+
+    /// Sessions that are open or being dialled, with all servers.
+    pub fn sessions(&self) -> usize {
+        self.sessions.iter().map(|gauge| gauge.taken()).sum()
     }
 }

@@ -6,16 +6,17 @@ use ipnet::IpNet;
 
 use crate::config::Files;
 use crate::config::model::{
-    CertificateFiles, ClientAuth, Listener, ListenerAddress, ListenerTls, Position, TlsVersions, TrustedProxies,
+    CertificateFiles, ClientAuth, Limits, Listener, ListenerAddress, ListenerTls, Position, TlsVersions, TrustedProxies,
 };
 use crate::config::problem::Source;
 use crate::config::read::Reader;
 use crate::config::value::{self, Parsed, Wrong, boolean, number, one_of, string};
 
 use super::access::access;
+use super::limits::listener_limits;
 use super::{Bound, all, each, file};
 
-pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source) -> Bound<Listener> {
+pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source, wider: Option<&Limits>) -> Bound<Listener> {
     let address = table.value("address", |node| Ok((string(value::listener_address)(node)?, node.at)));
     let (tls_at, proxy_protocol_at) = (table.written("tls"), table.written("proxy_protocol"));
     let tls = table.table("tls").and_then(|tls| listener_tls(tls, source));
@@ -42,6 +43,7 @@ pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source) -> Bound<List
     });
     let headers_max = table.value("headers_max", number(16..=1000));
     let access = access(&mut table);
+    let limits = table.table("limits").and_then(|table| listener_limits(table, wider));
     let mut believed = trusted_proxies.iter().flat_map(|proxies| &proxies.networks);
     if let (true, Some(at)) = (believed.any(|net| net.prefix_len() == 0), everyone) {
         let wrong = Wrong::new("every client is trusted, so every client can claim any address");
@@ -83,6 +85,7 @@ pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source) -> Bound<List
             head_bytes_max: head_bytes_max?,
             headers_max: headers_max? as usize,
             access: access?,
+            limits: limits?,
         })
     };
     let value = build();

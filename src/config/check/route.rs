@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::config::model::{
-    ClientBy, Compression, Heartbeat, HostPattern, OriginPattern, Origins, Page, PingMode, Position, Refuse,
+    ClientBy, Compression, Heartbeat, HostPattern, Limits, OriginPattern, Origins, Page, PingMode, Position, Refuse,
     RelayRules, Route, Subprotocols, Target,
 };
 use crate::config::problem::Source;
@@ -14,6 +14,7 @@ use crate::config::tree::Node;
 use crate::config::value::{self, Wrong, boolean, nearest, number, one_of, or_off, show_duration, string};
 
 use super::access::{access, keys};
+use super::limits::route_limits;
 use super::{Upstreams, all, repeated};
 
 /// A route whose name may still be missing, with the places that the other routes are compared at.
@@ -28,7 +29,12 @@ pub(super) struct RouteRead {
     route: Option<Route>,
 }
 
-pub(super) fn route(mut table: Reader<'_, '_>, upstreams: &Upstreams, source: &Source) -> RouteRead {
+pub(super) fn route(
+    mut table: Reader<'_, '_>,
+    upstreams: &Upstreams,
+    source: &Source,
+    wider: Option<&Limits>,
+) -> RouteRead {
     let at = table.at();
     warn_of_idle_keys(&table);
     let name = table.value("name", |node| Ok((string(value::name)(node)?, node.at)));
@@ -48,6 +54,7 @@ pub(super) fn route(mut table: Reader<'_, '_>, upstreams: &Upstreams, source: &S
     let access = access(&mut table);
     let keys_written = table.written("keys").is_some();
     let keys = table.table("keys").and_then(|table| keys(table, source));
+    let limits = table.table("limits").and_then(|table| route_limits(table, wider));
     let (key, matches) = (table.path().to_owned(), host.zip(path));
     table.finish();
 
@@ -67,6 +74,7 @@ pub(super) fn route(mut table: Reader<'_, '_>, upstreams: &Upstreams, source: &S
             client: client.clone()?.0,
             access: access?,
             keys: if keys_written { Some(keys?) } else { None },
+            limits: limits?,
         })
     };
     let route = build();

@@ -3,15 +3,21 @@
 use std::sync::Arc;
 
 use crate::config::Files;
-use crate::config::model::{Position, Server, Upstream, UpstreamTls};
+use crate::config::model::{Limits, Position, Server, Upstream, UpstreamTls};
 use crate::config::problem::Source;
 use crate::config::read::Reader;
 use crate::config::value::{self, Wrong, string};
 
+use super::limits::cap;
 use super::listener::certificate_pair;
 use super::{all, file, repeated};
 
-pub(super) fn upstream(name: &str, mut table: Reader<'_, '_>, source: &Source) -> Option<Arc<Upstream>> {
+pub(super) fn upstream(
+    name: &str,
+    mut table: Reader<'_, '_>,
+    source: &Source,
+    wider: Option<&Limits>,
+) -> Option<Arc<Upstream>> {
     if let Err(wrong) = value::name(name) {
         table.wrong_itself(wrong);
     }
@@ -19,6 +25,8 @@ pub(super) fn upstream(name: &str, mut table: Reader<'_, '_>, source: &Source) -
     let servers = table.list("servers", |node| Ok((string(value::server)(node)?, node.at)));
     let connect_timeout = table.value("connect_timeout", string(value::duration));
     let handshake_timeout = table.value("handshake_timeout", string(value::duration));
+    let per_server = cap(&mut table, "sessions_per_server");
+    per_server.warn_above(&table, "limits.sessions", wider.map(|limits| limits.sessions));
     let tls_at = table.written("tls");
     let tls = table.table("tls").and_then(|tls| upstream_tls(tls, source));
     let secure = servers.iter().flatten().flatten().any(|(server, _)| server.tls);
@@ -48,6 +56,7 @@ pub(super) fn upstream(name: &str, mut table: Reader<'_, '_>, source: &Source) -
         servers: all(servers?)?.into_iter().map(|(server, _)| server).collect(),
         connect_timeout: connect_timeout?,
         handshake_timeout: handshake_timeout?,
+        sessions_per_server: per_server.value?,
         tls: tls?,
     }))
 }

@@ -278,7 +278,7 @@ fn keys_of_clients() {
     for (name, by, trusted_peer, sent, expected) in rows {
         let client = Client { address: address("192.0.2.1"), trusted_peer };
         let keys = client.keys(by, &request("/?token=1", sent), 64, &identities);
-        let shown: Vec<String> = keys.iter().map(|key| key.to_string()).collect();
+        let shown: Vec<String> = keys.as_slice().iter().map(|key| key.to_string()).collect();
         let shown: Vec<&str> = shown.iter().filter_map(|key| key.split(' ').next()).collect();
         assert_eq!(shown, expected, "{name}");
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::model::{
-    Access, ClientBy, Compression, Origins, Page, PingMode, Refuse, RelayRules, Subprotocols, Target,
+    Access, ClientBy, Compression, Origins, Page, PingMode, Refuse, RelayRules, RouteLimits, Subprotocols, Target,
 };
 
 /// A route named by what it matches: `host/path`, `*.host/path` or `*/path`.
@@ -43,6 +43,7 @@ fn route(text: &str) -> Arc<Route> {
         client: ClientBy::Address,
         access: Access::default(),
         keys: None,
+        limits: RouteLimits::default(),
     })
 }
 
