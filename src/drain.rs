@@ -13,7 +13,7 @@ use crate::relay::Cause;
 use crate::relay::registry::Registry;
 
 /// The stop of one gateway. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Drain {
     token: CancellationToken,
     tasks: TaskTracker,
@@ -21,6 +21,12 @@ pub struct Drain {
 }
 
 impl Drain {
+    /// `held_bytes`: what all sessions together may hold.
+    pub fn new(held_bytes: usize) -> Self {
+        let sessions = Arc::new(Registry::new(held_bytes));
+        Drain { token: CancellationToken::default(), tasks: TaskTracker::default(), sessions }
+    }
+
     /// Runs a connection or a session; [`Drain::drain`] waits for it.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);

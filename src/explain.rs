@@ -14,7 +14,7 @@ use http::header::{
 };
 use http::{Method, Request, Uri, request};
 
-use crate::config::model::{ClientBy, Config, Keys, Listener, ListenerAddress};
+use crate::config::model::{ClientBy, Config, Keys, Listener, ListenerAddress, RelayRules, RouteRates};
 use crate::keyring::{BadFile, Keyrings};
 use crate::policy::client::{self, Address, ClientKey, Identities, Peer};
 use crate::policy::decide::{Check, Decision, Denied, Plan, Visitor, Watch, decide};
@@ -217,7 +217,23 @@ fn limits(config: &Config, listener: &Listener, plan: &Plan<'_>, parts: &request
     ];
     let rates = rates.iter().filter_map(|(key, rate)| Some(format!("{key} {}", rate.as_ref()?)));
     let caps = caps.iter().filter_map(|(key, cap)| Some(format!("{key} {}", cap.as_ref()?)));
-    std::iter::once(counted).chain(rates).chain(caps).collect::<Vec<_>>().join(", ")
+    let relayed = relayed(&route.rates, &plan.route.relay);
+    std::iter::once(counted).chain(rates).chain(caps).chain(relayed).collect::<Vec<_>>().join(", ")
+}
+
+/// What the messages of the session would pay.
+fn relayed(rates: &RouteRates, relay: &RelayRules) -> Vec<String> {
+    let RouteRates { messages, bytes } = rates;
+    let counts = [
+        ("messages_per_session", messages.session),
+        ("messages_per_client", messages.client),
+        ("messages", messages.route),
+        ("control_per_session", relay.control_per_session),
+    ];
+    let bytes = [("bytes_per_session", bytes.session), ("bytes_per_client", bytes.client), ("bytes", bytes.route)];
+    let counts = counts.iter().filter_map(|(key, rate)| Some(format!("route.limits.{key} {}", rate.as_ref()?)));
+    let bytes = bytes.iter().filter_map(|(key, rate)| Some(format!("route.limits.{key} {}", rate.as_ref()?)));
+    counts.chain(bytes).collect()
 }
 
 /// An identity is a hash that is another one in each process: its origin tells more.

@@ -23,7 +23,8 @@ pub struct Live {
 impl Live {
     /// `pools` has every upstream of `config`, by name.
     pub fn new(config: Config, limits: Limits, keyrings: Keyrings, pools: HashMap<String, Pool>) -> Self {
-        Live { config, limits, drain: Drain::default(), keyrings, identities: Identities::default(), pools }
+        let drain = Drain::new(config.limits.held_bytes);
+        Live { config, limits, drain, keyrings, identities: Identities::default(), pools }
     }
 
     /// The servers of an upstream that a route names.

@@ -1,7 +1,7 @@
 //! The close table, row by row, with the real binary: what the client, the upstream and the log are told.
 //!
-//! Rows whose trigger this version does not have (limits that close, revoked access, removed routes) are in relay.rs, where
-//! the order to end comes through the registry. Below the table: upstreams that misbehave, by name.
+//! Rows whose trigger this version does not have (revoked access, overload, removed routes) are in relay.rs, where the order
+//! to end comes through the registry. Below the table: upstreams that misbehave, by name.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -346,6 +346,84 @@ fn message_too_big_by_the_upstream() {
     row.record("message_too_big", "upstream", [Some(1011), Some(1011), Some(1009), None]);
 }
 
+// ---- rate_limited, slow_consumer ----
+
+/// An hour's rate, so that nothing is raced.
+const TWO: &str = "limits = { messages_per_client = \"2/h\", on_excess = \"close\" }";
+
+#[test]
+fn rate_limited_by_the_client() {
+    let mut row = Row::open(TWO, "");
+    for text in ["one", "two", "three"] {
+        row.client.write(&masked(TEXT, text.as_bytes()));
+    }
+    row.upstream.frame();
+    assert_eq!(row.upstream.frame().payload, b"two");
+    row.upstream_is_told(1001, "session ended by the gateway");
+    Row::culprit_is_told(&mut row.client, 1008, "rate limit exceeded");
+    let record = row.record("rate_limited", "client", [Some(1008), None, Some(1001), Some(1001)]);
+    assert_eq!(record["detail"], "more messages than allowed");
+}
+
+#[test]
+fn rate_limited_by_the_upstream() {
+    let mut row = Row::open("limits = { bytes = \"100B/h\", on_excess = \"close\" }", "");
+    row.upstream.write(&unmasked(BINARY, &[1; 98]));
+    row.upstream.write(&unmasked(BINARY, &[2; 98]));
+    assert_eq!(row.client.frame().payload, [1; 98]);
+    assert_eq!(row.client.frame().payload, [2; 98], "what has passed has passed");
+    row.client_is_told(1008, "upstream exceeded its rate limit");
+    row.client.finish();
+    Row::culprit_is_told(&mut row.upstream, 1001, "session ended by the gateway");
+    let record = row.record("rate_limited", "upstream", [Some(1008), Some(1008), Some(1001), None]);
+    assert_eq!(record["detail"], "more bytes than allowed");
+}
+
+#[test]
+fn rate_limited_by_pings() {
+    let mut row = Row::open("limits = { control_per_session = \"2/h\", on_excess = \"close\" }", "");
+    row.client.write(&[masked(PING, b"1"), masked(PING, b"2"), masked(PING, b"3")].concat());
+    let mut opcodes = vec![row.client.frame().opcode];
+    while let Some(frame) = row.client.next_frame() {
+        opcodes.push(frame.opcode);
+    }
+    assert!(opcodes.starts_with(&[PONG, PONG]) && opcodes.ends_with(&[CLOSE]), "{opcodes:?}");
+    row.client.finish();
+    row.upstream_is_told(1001, "session ended by the gateway");
+    row.record("rate_limited", "client", [Some(1008), None, Some(1001), Some(1001)]);
+}
+
+/// Writes messages until nothing more is taken, in a thread of its own.
+fn flood(mut peer: Peer, message: Vec<u8>) -> std::thread::JoinHandle<Peer> {
+    std::thread::spawn(move || {
+        while peer.try_write(&message).is_ok() {}
+        peer
+    })
+}
+
+#[test]
+fn slow_consumer_on_the_clients_side() {
+    let Row { gateway, client, upstream } = Row::open("slow_timeout = \"300ms\"\nclose_timeout = \"300ms\"", "");
+    let flood = flood(upstream, unmasked(BINARY, &[0; 65_000]));
+    let record: Value = serde_json::from_str(&gateway.end_record()).expect("one line of JSON");
+    assert_eq!((&record["cause"], &record["side"]), (&"slow_consumer".into(), &"client".into()), "{record}");
+    assert_eq!(record["close_to_client"], Value::Null, "a client that takes nothing cannot be told");
+    drop(client);
+    flood.join().expect("the flood ends with the session");
+}
+
+#[test]
+fn slow_consumer_on_the_upstreams_side() {
+    let row = Row::open("slow_timeout = \"300ms\"\nclose_timeout = \"300ms\"", "");
+    let Row { gateway, mut client, upstream } = row;
+    let other = Peer::new(client.stream().try_clone().expect("a second handle"));
+    let flood = flood(other, masked(BINARY, &[0; 65_000]));
+    told(&mut client, 1011, "upstream reads too slowly");
+    record(&gateway, "slow_consumer", "upstream", [Some(1011), None, None, None]);
+    drop(upstream);
+    flood.join().expect("the flood ends with the session");
+}
+
 // ---- The gateway's own causes ----
 
 #[test]
@@ -564,8 +642,9 @@ impl Flood {
 fn floods_pings() {
     let (from_upstream, from_client) = (Arc::new(Flood::default()), Arc::new(Flood::default()));
     let flood = from_upstream.clone();
-    let gateway = before(
-        move |mut peer| {
+    // The work of every ping, not of the few that pass in time.
+    let script = {
+        move |mut peer: Peer| {
             let head = peer.head();
             peer.write(switching(&head, "").as_bytes());
             if head.starts_with("GET /flood ") {
@@ -574,9 +653,9 @@ fn floods_pings() {
             while let Some(frame) = peer.next_frame().filter(|frame| frame.opcode != CLOSE) {
                 peer.write(&unmasked(frame.opcode, &frame.payload));
             }
-        },
-        "",
-    );
+        }
+    };
+    let gateway = Gateway::start(&config(serve(script), "limits.control_per_session = \"off\"", JSON));
     let mut honest = Peer::open(gateway.address(), "/");
     let mut echo = |payload: &[u8]| {
         honest.write(&masked(BINARY, payload));

@@ -488,6 +488,16 @@ fn mistakes_in_routes() {
             ("[route.limits]\nsessions = 0", "6:12 route[1].limits.sessions: 0 is not allowed"),
             ("limits = { sesions = 5 }", "5:12 route[1].limits.sesions: unknown key in [route.limits]"),
             ("limits = { handshakes = 5 }", "5:25 route[1].limits.handshakes: \"5\" is not a rate"),
+            (
+                "[route.limits]\nmessages = \"0/s\"",
+                "6:12 route[1].limits.messages: a rate of zero would refuse everyone",
+            ),
+            ("[route.limits]\nbytes = \"10/s\"", "6:9 route[1].limits.bytes: \"10\" is not a size"),
+            ("[route.limits]\nbytes = \"1MiB\"", "6:9 route[1].limits.bytes: \"1MiB\" is not a rate of bytes"),
+            (
+                "limits.on_excess = \"drop\"",
+                "5:20 route[1].limits.on_excess: \"drop\" is not one of \"delay\", \"close\"",
+            ),
             ("hearbeat = \"off\"", "5:1 route[1].hearbeat: unknown key in [[route]]"),
             ("heartbeat = false", "5:13 route[1].heartbeat: true or false stands where a table is wanted"),
             (

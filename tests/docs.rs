@@ -142,7 +142,7 @@ every_refusal! {
     SessionsClient, SessionsClientRoute, SessionsUpstream,
     HandshakeRate { retry_after: Duration::from_secs(1) },
     HandshakeRateClientRoute { retry_after: Duration::from_secs(1) },
-    HandshakeRateRoute { retry_after: Duration::from_secs(1) }, Draining, UpstreamUnreachable, UpstreamResolve,
+    HandshakeRateRoute { retry_after: Duration::from_secs(1) }, HeldBytes, Draining, UpstreamUnreachable, UpstreamResolve,
     UpstreamTls, UpstreamConnectTimeout, UpstreamHandshakeTimeout, UpstreamBadAnswer,
     UpstreamRefused(StatusCode::FORBIDDEN),
 }

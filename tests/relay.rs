@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use tidegate::config::model::{Compression, Heartbeat, PingMode, RelayRules};
+use tidegate::config::model::{
+    ByteRate, Compression, Heartbeat, OnExcess, PingMode, Rate, RelayRules, RouteRates, Scoped,
+};
+use tidegate::limits::throttle::Throttle;
 use tidegate::relay::end::{Detail, Side};
 use tidegate::relay::registry::Registry;
 use tidegate::relay::session::Opened;
@@ -33,6 +36,7 @@ fn rules() -> RelayRules {
         idle_timeout: None,
         max_age: None,
         frame_timeout: seconds(60),
+        slow_timeout: None,
         close_timeout: seconds(5),
         frame_bytes_max: u64::MAX,
         message_bytes_max: u64::MAX,
@@ -40,6 +44,8 @@ fn rules() -> RelayRules {
         ping: PingMode::Answer,
         compression: Compression::Pass,
         strict: false,
+        control_per_session: None,
+        on_excess: OnExcess::Delay,
     }
 }
 
@@ -63,15 +69,21 @@ impl Relay {
 
     /// With bytes that came right behind the heads.
     fn early(rules: RelayRules, client_early: &[u8], upstream_early: &[u8]) -> Relay {
+        Relay::with(rules, None, Arc::default(), [client_early, upstream_early])
+    }
+
+    /// With rates to pay and a registry to be in.
+    fn with(rules: RelayRules, throttle: Option<Arc<Throttle>>, registry: Arc<Registry>, early: [&[u8]; 2]) -> Relay {
         let (client, client_stream) = Wire::new();
         let (upstream, upstream_stream) = Wire::new();
         let opened = |stream: Stream, early: &[u8]| Opened { stream, early: Bytes::copy_from_slice(early) };
-        let registry = Arc::new(Registry::default());
+        let [client_early, upstream_early] = early;
         let mut session = Session::new(
             opened(client_stream, client_early),
             opened(upstream_stream, upstream_early),
             rules,
             false,
+            throttle,
             registry.enter(None),
         );
         Relay {
@@ -213,7 +225,7 @@ async fn it_works_over_duplex_streams_too() {
     let (mut upstream, far) = tokio::io::duplex(1000);
     let opened = |stream| Opened { stream, early: Bytes::new() };
     let registry = Arc::new(Registry::default());
-    let mut session = Session::new(opened(near), opened(far), rules(), false, registry.enter(None));
+    let mut session = Session::new(opened(near), opened(far), rules(), false, None, registry.enter(None));
     let session = tokio::spawn(async move { session.run().await });
     let message = masked(BINARY, &[3; 100_000]);
     let expected = message.clone();
@@ -1161,9 +1173,31 @@ fn is_subsequence(part: &[Vec<u8>], whole: &[Vec<u8>]) -> bool {
     part.iter().all(|wanted| whole.any(|found| found == wanted))
 }
 
+/// Rates that delay: all of them, some, or none.
+fn any_rates() -> impl Strategy<Value = (RouteRates, Option<Rate>)> {
+    let per = seconds(1);
+    let rate =
+        || prop::option::of((1..20_u32).prop_map(move |count| Rate { count: count.try_into().expect("not 0"), per }));
+    let bytes = (2000..200_000_u64).prop_map(move |bytes| ByteRate { bytes: bytes.try_into().expect("not 0"), per });
+    let bytes = prop::option::of(bytes);
+    let messages = (rate(), rate()).prop_map(|(session, client)| Scoped { session, client, route: None });
+    let bytes = (bytes.clone(), bytes).prop_map(|(client, route)| Scoped { session: None, client, route });
+    (messages, bytes, rate()).prop_map(|(messages, bytes, control)| (RouteRates { messages, bytes }, control))
+}
+
 /// Plays both sides until all is quiet, then closes from one of them or both.
-async fn played(up: Play, down: Play, client_closes: bool, upstream_closes: bool) -> Result<(), TestCaseError> {
-    let relay = Relay::start(rules());
+async fn played(
+    up: Play,
+    down: Play,
+    (rates, control_per_session): (RouteRates, Option<Rate>),
+    client_closes: bool,
+    upstream_closes: bool,
+) -> Result<(), TestCaseError> {
+    let limited = rates != RouteRates::default() || control_per_session.is_some();
+    let throttle = Throttle::new(&rates, &[Arc::default()], &Arc::default());
+    let registry = Arc::new(Registry::default());
+    let rules = RelayRules { control_per_session, ..rules() };
+    let relay = Relay::with(rules, throttle, registry.clone(), [b""; 2]);
     let sides = [(&relay.client, &relay.upstream, &up, true), (&relay.upstream, &relay.client, &down, false)];
     for (wire, _, play, _) in sides {
         wire.takes(Take::Pattern(play.takes.clone(), 0));
@@ -1171,7 +1205,8 @@ async fn played(up: Play, down: Play, client_closes: bool, upstream_closes: bool
     for (wire, _, play, mask) in sides {
         wire.give(play.gives(&play.encode(mask).concat()));
     }
-    calm().await;
+    sleep(if limited { seconds(3600) } else { Duration::from_millis(1) }).await;
+    prop_assert_eq!(registry.held_bytes(), 0);
     for (wire, other, play, mask) in sides {
         let sent: Vec<u8> = play.encode(mask).into_iter().filter(|frame| frame[0] & 0x08 == 0).flatten().collect();
         let written = other.written();
@@ -1212,7 +1247,7 @@ async fn played(up: Play, down: Play, client_closes: bool, upstream_closes: bool
         data.map(|frame| frame.payload.len() as u64).sum::<u64>()
     };
     prop_assert_eq!((end.from_client.bytes, end.from_upstream.bytes), (payload(&up), payload(&down)));
-    prop_assert!(end.duration < seconds(1));
+    prop_assert!(limited || end.duration < seconds(1));
     Ok(())
 }
 
@@ -1342,7 +1377,12 @@ proptest! {
         client_closes: bool,
         upstream_closes: bool,
     ) {
-        paused(played(up, down, client_closes, upstream_closes))?;
+        paused(played(up, down, Default::default(), client_closes, upstream_closes))?;
+    }
+
+    #[test]
+    fn rates_that_delay_lose_and_reorder_nothing(up in any_play(), down in any_play(), rates in any_rates()) {
+        paused(played(up, down, rates, true, false))?;
     }
 
     #[test]

@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Tidegate,
+    /// The same with every rate on.
+    Limits,
     Nginx,
     Haproxy,
     Envoy,
@@ -26,8 +28,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Tidegate,
+        Kind::Limits,
         Kind::Nginx,
         Kind::Haproxy,
         Kind::Envoy,
@@ -39,6 +42,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Tidegate => "tidegate",
+            Kind::Limits => "limits",
             Kind::Nginx => "nginx",
             Kind::Haproxy => "haproxy",
             Kind::Envoy => "envoy",
@@ -54,6 +58,7 @@ impl Kind {
             Kind::Blind(Blind::Lean) => "blind relay, lean tokio",
             Kind::Blind(Blind::Copy) => "blind relay, `copy_bidirectional`",
             Kind::Direct => "no proxy",
+            Kind::Limits => "tidegate, limits on",
             kind => kind.name(),
         }
     }
@@ -63,8 +68,12 @@ impl Kind {
         matches!(self, Kind::Nginx | Kind::Haproxy | Kind::Envoy)
     }
 
+    fn is_ours(self) -> bool {
+        matches!(self, Kind::Tidegate | Kind::Limits)
+    }
+
     pub fn speaks_tls(self) -> bool {
-        self == Kind::Tidegate || self.rival()
+        self.is_ours() || self.rival()
     }
 }
 
@@ -85,7 +94,7 @@ impl Place {
     /// The program of a peer.
     fn program(&self, kind: Kind) -> io::Result<PathBuf> {
         Ok(match kind {
-            Kind::Tidegate => self.tidegate.clone(),
+            Kind::Tidegate | Kind::Limits => self.tidegate.clone(),
             Kind::Nginx => self.nginx.clone(),
             Kind::Haproxy => self.haproxy.clone(),
             Kind::Envoy => self.envoy.clone(),
@@ -100,7 +109,7 @@ impl Place {
 
     /// What a peer says of its version.
     pub fn version(&self, kind: Kind) -> Option<String> {
-        let flag = if kind == Kind::Tidegate || kind == Kind::Envoy { "--version" } else { "-v" };
+        let flag = if kind.is_ours() || kind == Kind::Envoy { "--version" } else { "-v" };
         let output = Command::new(self.program(kind).ok()?).arg(flag).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         Some(String::from_utf8_lossy(&text).lines().find(|line| !line.is_empty())?.to_owned())
@@ -146,6 +155,9 @@ impl Peer {
         match kind {
             Kind::Tidegate => {
                 command.arg("--config").arg(config(include_str!("peers/tidegate.toml"), "tidegate.toml")?)
+            }
+            Kind::Limits => {
+                command.arg("--config").arg(config(include_str!("peers/tidegate-limits.toml"), "tidegate.toml")?)
             }
             Kind::Nginx => command
                 .arg("-p")

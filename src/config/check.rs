@@ -6,6 +6,7 @@
 mod access;
 mod limits;
 mod listener;
+mod rates;
 mod route;
 mod upstream;
 

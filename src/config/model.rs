@@ -49,6 +49,8 @@ pub struct Limits {
     pub handshakes_per_client: Option<Rate>,
     /// Bits of an IPv6 address that make a client, from 32 to 128.
     pub ipv6_prefix: u8,
+    /// Bytes that all sessions together hold: refused by a slow peer, or waiting for a rate.
+    pub held_bytes: usize,
 }
 
 /// So many events in a period: `"10/s"`, `"600/m"`. Its burst is `count`.
@@ -252,6 +254,7 @@ pub struct RouteLimits {
     pub handshakes: Option<Rate>,
     /// Opening handshakes of one client.
     pub handshakes_per_client: Option<Rate>,
+    pub rates: RouteRates,
 }
 
 /// `client` of a route: by what its clients are told apart.
@@ -358,6 +361,8 @@ pub struct RelayRules {
     pub max_age: Option<Duration>,
     /// A frame that was begun must move on by 64 KiB, or end, within it.
     pub frame_timeout: Duration,
+    /// A side must take within it what it refused, all of it. `None` is `"off"`.
+    pub slow_timeout: Option<Duration>,
     /// How long an answer to a Close, and then the peer's end of stream, is awaited.
     pub close_timeout: Duration,
     /// Payload bytes of one frame.
@@ -370,6 +375,18 @@ pub struct RelayRules {
     pub compression: Compression,
     /// Check that text messages are UTF-8 (not possible for compressed ones).
     pub strict: bool,
+    /// Pings and pongs of each side. `None` is `"off"`.
+    pub control_per_session: Option<Rate>,
+    pub on_excess: OnExcess,
+}
+
+/// What becomes of a side that sends more than a rate allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExcess {
+    /// It is not read until the rate allows it.
+    Delay,
+    /// The session ends.
+    Close,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

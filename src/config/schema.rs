@@ -71,6 +71,7 @@ const DURATION: &str = "duration";
 const DURATION_OR_OFF: &str = "duration or \"off\"";
 const COUNT_OR_OFF: &str = "number or \"off\"";
 const RATE_OR_OFF: &str = "rate or \"off\"";
+const BYTE_RATE_OR_OFF: &str = "bytes in a period, or \"off\"";
 const OFF: Fallback = Default("\"off\"");
 const FILE: &str = "path of a PEM file";
 
@@ -147,6 +148,13 @@ pub(super) static LIMITS: Table = Table {
             "number, 32 to 128",
             Default("64"),
             "Bits of an IPv6 address that make a client: one subscriber has at least a /64.",
+        ),
+        key(
+            "held_bytes",
+            "size",
+            Default("\"256MiB\""),
+            "Bytes held for peers that do not take them, and of senders that wait for a rate. Beyond it the sessions that \
+             have held some for longest end, and new ones are refused.",
         ),
     ],
     later: &[],
@@ -322,6 +330,12 @@ pub(super) static ROUTE: Table = Table {
             Default("\"60s\""),
             "A frame that has begun must move on by 64 KiB, or end, within it.",
         ),
+        key(
+            "slow_timeout",
+            DURATION_OR_OFF,
+            Default("\"30s\""),
+            "A side that takes no more bytes must take those that wait for it, up to 64 KiB, within it.",
+        ),
         key("close_timeout", DURATION, Default("\"5s\""), "How long the answer to a Close is awaited."),
         key(
             "frame_bytes_max",
@@ -368,12 +382,31 @@ pub(super) static ROUTE: Table = Table {
 
 pub(super) static ROUTE_LIMITS: Table = Table {
     title: "[route.limits]",
-    doc: "Limits of a route, below those of the whole gateway.",
+    doc: "Limits of a route, below those of the whole gateway. Rates of messages, bytes and control frames hold for each \
+          direction alone; as much as a rate names may pass at once.",
     keys: &[
         key("sessions", COUNT_OR_OFF, OFF, "Sessions open at once."),
         key("sessions_per_client", COUNT_OR_OFF, OFF, "Sessions open at once from one client."),
         key("handshakes", RATE_OR_OFF, OFF, "Opening handshakes of all clients together."),
         key("handshakes_per_client", RATE_OR_OFF, OFF, "Opening handshakes of one client."),
+        key("messages_per_session", RATE_OR_OFF, OFF, "Messages of one session: \"50/s\", \"600/m\"."),
+        key("messages_per_client", RATE_OR_OFF, OFF, "Messages of all sessions of one client together."),
+        key("messages", RATE_OR_OFF, OFF, "Messages of all sessions of the route together."),
+        key("bytes_per_session", BYTE_RATE_OR_OFF, OFF, "Payload bytes of one session: \"64KiB/s\", \"1GiB/h\"."),
+        key("bytes_per_client", BYTE_RATE_OR_OFF, OFF, "Payload bytes of all sessions of one client together."),
+        key("bytes", BYTE_RATE_OR_OFF, OFF, "Payload bytes of all sessions of the route together."),
+        key(
+            "control_per_session",
+            RATE_OR_OFF,
+            Default("\"100/s\""),
+            "Pings and pongs that one side of a session sends.",
+        ),
+        key(
+            "on_excess",
+            "\"delay\" or \"close\"",
+            Default("\"delay\""),
+            "\"delay\": who sends more is read no faster than the rates allow; nothing is lost. \"close\": the session ends.",
+        ),
     ],
     later: &[],
 };

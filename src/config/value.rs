@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,7 +13,9 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::{IpNet, Ipv4Net};
 
-use super::model::{ClientBy, HostPattern, ListenerAddress, Network, OriginPattern, Rate, Server, ServerAddress};
+use super::model::{
+    ByteRate, ClientBy, HostPattern, ListenerAddress, Network, OriginPattern, Rate, Server, ServerAddress,
+};
 use super::tree::{Node, Value};
 use crate::policy::origin::default_port;
 use crate::policy::route;
@@ -206,6 +208,16 @@ pub(super) fn rate(text: &str) -> Parsed<Rate> {
     Ok(Rate { count, per: Duration::from_secs(*seconds) })
 }
 
+/// `"1MiB/s"`: at least a byte in a period.
+pub(super) fn byte_rate(text: &str) -> Parsed<ByteRate> {
+    let help = "a size, \"/\" and a unit: \"64KiB/s\", \"600MiB/m\", \"10GiB/h\"";
+    let wrong = || Wrong::new(format!("{text:?} is not a rate of bytes")).help(help);
+    let (bytes, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let (_, seconds) = RATE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+    let bytes = NonZeroU64::new(size(bytes)?).ok_or_else(wrong)?;
+    Ok(ByteRate { bytes, per: Duration::from_secs(*seconds) })
+}
+
 /// A number and the factor of its unit; or, of what is close to one, how it would be written.
 fn quantity(text: &str, units: &[(&str, u64)]) -> Result<(u64, u64), Option<String>> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -236,12 +248,18 @@ fn whole(text: &str) -> Option<u64> {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.per.as_secs() {
-            60 => write!(f, "{}/m", self.count),
-            3600 => write!(f, "{}/h", self.count),
-            _ => write!(f, "{}/s", self.count),
-        }
+        write!(f, "{}/{}", self.count, show_period(self.per))
     }
+}
+
+impl fmt::Display for ByteRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", show_size(self.bytes.get()), show_period(self.per))
+    }
+}
+
+fn show_period(per: Duration) -> &'static str {
+    RATE_UNITS.iter().find(|(_, seconds)| Duration::from_secs(*seconds) == per).map_or("s", |(name, _)| name)
 }
 
 /// As [`duration`] reads it, in the largest unit that holds it.

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use super::spelling;
 use crate::config::model::{Keys, Refuse, Route, Server};
 use crate::drain::Drain;
+use crate::limits::throttle::Throttle;
 use crate::limits::{Asking, ListenerEntry, Pending, Permit, Permits, Place};
 use crate::live::Live;
 use crate::observe::log::{self, About, Refused};
@@ -64,6 +65,7 @@ pub struct Agreed {
     upstream: Opened<Stream>,
     route: Arc<Route>,
     deflate: bool,
+    throttle: Option<Arc<Throttle>>,
     permits: Permits,
     /// With the server.
     server_permit: Permit,
@@ -87,8 +89,8 @@ impl Handover {
 impl Agreed {
     /// Not an `async fn`: what goes into the session is not to be kept beside it for as long as it lives.
     fn run(self, client: Opened<Stream>, place: Place) -> impl Future<Output = ()> {
-        let Agreed { upstream, route, deflate, permits, server_permit, order, about } = self;
-        let mut session = Session::new(client, upstream, route.relay.clone(), deflate, order);
+        let Agreed { upstream, route, deflate, throttle, permits, server_permit, order, about } = self;
+        let mut session = Session::new(client, upstream, route.relay.clone(), deflate, throttle, order);
         async move {
             let end = session.run().await;
             log::session_ended(&about, &end);
@@ -171,9 +173,12 @@ async fn websocket(
     if live.drain.has_begun() {
         return Err(Refusal::Draining.into());
     }
+    if !live.drain.sessions().has_room() {
+        return Err(Refusal::HeldBytes.into());
+    }
     let keys = plan.client.keys(&plan.route.client, &parts, live.config.limits.ipv6_prefix, &live.identities);
-    let route = live.limits.route(&plan.route.name);
-    let permits = live.limits.enter(&Asking { keys: keys.as_slice(), listener: &arrival.listener, route })?;
+    let limits = live.limits.route(&plan.route.name);
+    let permits = live.limits.enter(&Asking { keys: keys.as_slice(), listener: &arrival.listener, route: limits })?;
     arrival.has_agreed();
     let offered = plan.offered(&mut ())?;
     let pool = live.pool(&plan.upstream.name);
@@ -194,6 +199,7 @@ async fn websocket(
     if let (None, Some(fallback)) = (&agreement.subprotocol, plan.fallback) {
         parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(fallback));
     }
+    let throttle = limits.throttle(keys.as_slice());
     let order = live.drain.sessions().enter(plan.key.as_ref().map(|key| key.grant.clone()));
     let about = About {
         id: order.id(),
@@ -203,7 +209,8 @@ async fn websocket(
         key: plan.key.as_ref().map(|key| key.name.clone()),
     };
     let route = plan.route.clone();
-    let agreed = Agreed { upstream: opened, route, deflate: agreement.deflate, permits, server_permit, order, about };
+    let deflate = agreement.deflate;
+    let agreed = Agreed { upstream: opened, route, deflate, throttle, permits, server_permit, order, about };
     // The extensions of the upstream's head carry the spelling of its field names to the client.
     Ok((Response::from_parts(parts, Either::Left(Full::default())), agreed))
 }

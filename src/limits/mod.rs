@@ -5,6 +5,7 @@
 
 pub mod bucket;
 mod clients;
+pub mod held;
 mod permit;
 mod rate;
 mod shards;
@@ -15,14 +16,14 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::model::{self, Config, Rate};
+use crate::config::model::{self, Config, Rate, RouteRates};
 use crate::policy::client::ClientKey;
 use crate::proto::refusal::Refusal;
 
 use clients::{ClientPermit, Counts, Table};
 pub use permit::{Gauge, Permit};
 use rate::{Overall, PerClient};
-use throttle::Purses;
+use throttle::{Purses, Throttle};
 
 /// Clients with a bucket of their own, for each rate.
 const CLIENTS_MAX: usize = 200_000;
@@ -57,6 +58,7 @@ pub struct RouteEntry {
     clients: Option<Arc<Counts>>,
     handshakes: Option<Overall>,
     handshakes_per_client: Option<PerClient>,
+    rates: RouteRates,
     purses: Arc<Purses>,
     client_purses: Table<Purses>,
 }
@@ -273,19 +275,18 @@ impl RouteEntry {
             clients: limits.sessions_per_client.map(Counts::new),
             handshakes: limits.handshakes.map(Overall::new),
             handshakes_per_client: limits.handshakes_per_client.map(|rate| PerClient::new(rate, CLIENTS_MAX)),
+            rates: limits.rates,
             purses: Arc::default(),
             client_purses: Table::new(sessions.saturating_add(LEFT_MAX)),
         }
     }
 
-    /// What all sessions of the route pay from.
-    pub fn purses(&self) -> Arc<Purses> {
-        self.purses.clone()
-    }
-
-    /// What all sessions of a client on this route pay from. To be held by each of them.
-    pub fn client_purses(&self, client: ClientKey) -> Arc<Purses> {
-        self.client_purses.entry(client)
+    /// What a session pays from whose client has these keys; `None` where no rate applies.
+    pub fn throttle(&self, keys: &[ClientKey]) -> Option<Arc<Throttle>> {
+        let by_client = self.rates.messages.client.is_some() || self.rates.bytes.client.is_some();
+        let keys = if by_client { keys } else { &[] };
+        let clients: Vec<_> = keys.iter().map(|key| self.client_purses.entry(*key)).collect();
+        Throttle::new(&self.rates, &clients, &self.purses)
     }
 }
 
@@ -324,7 +325,10 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::path::Path;
 
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::limits::throttle::Sender;
 
     fn limits(text: &str) -> Limits {
         let text = text.replace("[[listener]]", "[[listener]]\naddress = \"127.0.0.1:0\"");
@@ -394,6 +398,30 @@ mod tests {
         assert_eq!(limits.taken().clients, 4);
         drop(held);
         assert_eq!(limits.taken(), Taken::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_comes_back_finds_its_debt_and_is_forgotten_without_one() {
+        let limits = limits(&format!("[[listener]]\n{ROUTE}limits = {{ messages_per_client = \"2/s\" }}"));
+        let session = |number| limits.route("app").throttle(&[key(number)]).expect("a rate");
+        let wait = |number| {
+            let now = Instant::now();
+            session(number).take_message(Sender::Client, now) - now
+        };
+        for millis in [0, 0, 500, 1000] {
+            assert_eq!(wait(1), Duration::from_millis(millis));
+        }
+        assert_eq!(wait(2), Duration::ZERO, "another client");
+        tokio::time::advance(Duration::from_millis(600)).await;
+        limits.sweep();
+        assert_eq!(limits.remembered(), 1, "the debt of the first is remembered");
+        let held = session(1);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        limits.sweep();
+        assert_eq!(limits.remembered(), 1, "a session holds it");
+        drop(held);
+        limits.sweep();
+        assert_eq!(limits.remembered(), 0);
     }
 
     #[test]

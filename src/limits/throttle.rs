@@ -63,21 +63,23 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// `client` is shared by the sessions of one client on this route, `route` by all sessions of the route; a rate whose
-    /// purses are missing does not apply. `None` where no rate does.
-    pub fn new(rates: &RouteRates, client: Option<Arc<Purses>>, route: Option<Arc<Purses>>) -> Option<Arc<Self>> {
+    /// `clients` are shared by the sessions of one client on this route (several where it is counted by more than one key),
+    /// `route` by all sessions of the route. `None` where no rate applies.
+    pub fn new(rates: &RouteRates, clients: &[Arc<Purses>], route: &Arc<Purses>) -> Option<Arc<Self>> {
         let RouteRates { messages, bytes } = rates;
-        let scopes: Box<[Scope]> = [
-            (messages.session, bytes.session, Some(Arc::default())),
-            (messages.client, bytes.client, client),
-            (messages.route, bytes.route, route),
-        ]
-        .into_iter()
-        .filter(|(messages, bytes, _)| messages.is_some() || bytes.is_some())
-        .filter_map(|(messages, bytes, purses)| {
-            Some(Scope { messages: messages.map(Pace::from), bytes: bytes.map(Pace::from), purses: purses? })
-        })
-        .collect();
+        let of_session = (messages.session, bytes.session, Arc::default());
+        let of_clients = clients.iter().map(|client| (messages.client, bytes.client, client.clone()));
+        let of_route = (messages.route, bytes.route, route.clone());
+        let scopes: Box<[Scope]> = std::iter::once(of_session)
+            .chain(of_clients)
+            .chain([of_route])
+            .filter(|(messages, bytes, _)| messages.is_some() || bytes.is_some())
+            .map(|(messages, bytes, purses)| Scope {
+                messages: messages.map(Pace::from),
+                bytes: bytes.map(Pace::from),
+                purses,
+            })
+            .collect();
         let messages = scopes.iter().any(|scope| scope.messages.is_some());
         let piece = scopes.iter().filter_map(|scope| scope.bytes.map(|pace| pace.burst())).min();
         (!scopes.is_empty()).then(|| Arc::new(Throttle { scopes, messages, piece }))
@@ -142,15 +144,18 @@ mod tests {
 
     #[test]
     fn without_rates_there_is_no_throttle() {
-        assert!(Throttle::new(&RouteRates::default(), None, None).is_none());
-        assert!(Throttle::new(&messages(None, Some(1), None), None, None).is_none());
+        let shared = Arc::default();
+        assert!(Throttle::new(&RouteRates::default(), &[Arc::clone(&shared)], &shared).is_none());
+        assert!(Throttle::new(&messages(None, Some(1), None), &[], &shared).is_none());
     }
 
     #[test]
     fn five_sessions_of_a_client_share_what_two_clients_do_not() {
         let rates = messages(None, Some(10), None);
         let [one, two] = [Arc::<Purses>::default(), Arc::default()];
-        let session = |client: &Arc<Purses>| Throttle::new(&rates, Some(client.clone()), None).expect("a rate");
+        let session = |client: &Arc<Purses>| {
+            Throttle::new(&rates, std::slice::from_ref(client), &Arc::default()).expect("a rate")
+        };
         let (sessions, other) = (Vec::from_iter((0..5).map(|_| session(&one))), session(&two));
         let now = Instant::now();
         let waits = |throttle: &Throttle| throttle.take_message(Sender::Client, now) - now;
@@ -168,7 +173,7 @@ mod tests {
     #[test]
     fn the_slowest_of_several_rates_decides() {
         let rates = messages(Some(1), Some(2), Some(100));
-        let throttle = Throttle::new(&rates, Some(Arc::default()), Some(Arc::default())).expect("rates");
+        let throttle = Throttle::new(&rates, &[Arc::default()], &Arc::default()).expect("rates");
         let now = Instant::now();
         let waits = Vec::from_iter((0..4).map(|_| (throttle.take_message(Sender::Client, now) - now).as_secs()));
         assert_eq!(waits, [0, 1, 2, 3]);
@@ -180,7 +185,7 @@ mod tests {
         let bytes = Scoped { client: Some(byte_rate(1000, SECOND)), ..Scoped::default() };
         let rates = RouteRates { bytes, ..RouteRates::default() };
         let client = Arc::<Purses>::default();
-        let session = || Throttle::new(&rates, Some(client.clone()), None).expect("a rate");
+        let session = || Throttle::new(&rates, std::slice::from_ref(&client), &Arc::default()).expect("a rate");
         let now = Instant::now();
         assert_eq!(session().piece(), Some(1000));
         assert_eq!(session().take_bytes(Sender::Client, 0, now), now);
@@ -206,7 +211,7 @@ mod tests {
             let clients: [Arc<Purses>; 2] = Default::default();
             let route = Arc::<Purses>::default();
             let sessions: Vec<_> = (0..6)
-                .map(|number| Throttle::new(&rates, Some(clients[number % 2].clone()), Some(route.clone())))
+                .map(|number| Throttle::new(&rates, &[clients[number % 2].clone()], &route))
                 .collect();
             let model = |count: Option<u32>| count.map(|count| Model::new(count.into(), per));
             let mut of_session = Vec::from_iter((0..6).map(|_| model(counts[0])));

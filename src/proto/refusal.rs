@@ -124,6 +124,9 @@ pub enum Refusal {
     /// The handshake rate of a route.
     #[error("too many handshakes here: try again in {} s", seconds(*.retry_after))]
     HandshakeRateRoute { retry_after: Duration },
+    /// `limits.held_bytes`.
+    #[error("too much is held for peers that read slowly: try again later")]
+    HeldBytes,
     #[error("the server is shutting down: connect again")]
     Draining,
 
@@ -176,6 +179,7 @@ impl Refusal {
             | Self::SessionsClient
             | Self::SessionsClientRoute
             | Self::SessionsUpstream
+            | Self::HeldBytes
             | Self::Draining => Some(COME_BACK),
             Self::HandshakeRate { retry_after }
             | Self::HandshakeRateClientRoute { retry_after }
@@ -276,6 +280,7 @@ impl Refusal {
             Self::HandshakeRate { .. } => (S::TOO_MANY_REQUESTS, "handshake_rate", policy),
             Self::HandshakeRateClientRoute { .. } => (S::TOO_MANY_REQUESTS, "handshake_rate_client_route", policy),
             Self::HandshakeRateRoute { .. } => (S::SERVICE_UNAVAILABLE, "handshake_rate_route", busy),
+            Self::HeldBytes => (S::SERVICE_UNAVAILABLE, "held_bytes", busy),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", Some(close::RESTART)),
 
             Self::UpstreamUnreachable => (S::BAD_GATEWAY, "upstream_unreachable", failed),

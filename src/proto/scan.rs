@@ -42,7 +42,8 @@ pub enum Until {
 /// One step. The caller writes `held`, then `input[..pass]`, then looks at `event`, and scans `input[taken..]` next,
 /// until `taken` was the whole input and `event` is `None`.
 ///
-/// That ends: a step either takes bytes, or has no event; an empty input never has one.
+/// That ends: a step takes bytes, or has no event, or stands before a message that was not admitted; an empty input never
+/// has an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// Bytes of a header that began in an earlier input. Empty, or `pass` is at least 1.
@@ -83,6 +84,9 @@ pub enum Event {
     Control(Control),
     /// The peer broke a rule. The scanner must not be used any more; if it is, it takes everything and passes nothing.
     Violation(Violation),
+    /// A message begins that was not admitted, see [`Scanner::count_messages`]. What passed before it ends with a frame; of
+    /// the message nothing was taken by this step. Whoever admits it goes on, whoever does not scans these bytes again later.
+    Message,
     /// With [`Until::Boundary`]: what has passed ends with a frame, also where the input ends just there.
     Boundary,
 }
@@ -212,6 +216,8 @@ pub struct Scanner {
     /// Of the text message that is open; empty between messages.
     utf8: Utf8,
     messages: u64,
+    /// How many messages may begin.
+    admitted: u64,
     bytes: u64,
     frames: u64,
 }
@@ -267,7 +273,37 @@ impl CutControl {
 
 impl Scanner {
     pub fn new(rules: Rules) -> Self {
-        Self { rules, open: Open::Nothing, message: None, utf8: Utf8::default(), messages: 0, bytes: 0, frames: 0 }
+        Self {
+            rules,
+            open: Open::Nothing,
+            message: None,
+            utf8: Utf8::default(),
+            messages: 0,
+            admitted: u64::MAX,
+            bytes: 0,
+            frames: 0,
+        }
+    }
+
+    /// From now on each message has to be admitted before its first byte passes.
+    pub fn count_messages(&mut self) {
+        self.admitted = self.messages;
+    }
+
+    /// One message more may pass.
+    pub fn admit(&mut self) {
+        self.admitted = self.admitted.saturating_add(1);
+    }
+
+    /// Every message may pass.
+    pub fn admit_all(&mut self) {
+        self.admitted = u64::MAX;
+    }
+
+    /// Whether this is the first frame of a message that was not admitted.
+    #[inline]
+    fn has_to_wait(&self, header: &Header) -> bool {
+        self.messages == self.admitted && header.opcode != Opcode::Continuation
     }
 
     /// Walks `input`, which follows what was taken before.
@@ -332,6 +368,11 @@ impl Scanner {
             let rest = &input[at..];
             match Header::parse(rest) {
                 Parsed::Whole(header, len) if !header.opcode.is_control() => {
+                    if self.has_to_wait(&header) {
+                        self.frames -= 1;
+                        step.event = Some(Event::Message);
+                        break;
+                    }
                     at += len + self.data_frame(&header, &rest[len..])?;
                     step.pass = at;
                     if until == Until::Boundary && matches!(self.open, Open::Nothing) {
@@ -391,6 +432,11 @@ impl Scanner {
                 if header.opcode.is_control() {
                     step.taken = at;
                     return self.control_frame(&header, input, step);
+                }
+                if self.has_to_wait(&header) {
+                    self.open = Open::Header(held);
+                    step.event = Some(Event::Message);
+                    return Ok(());
                 }
                 step.taken = at + self.data_frame(&header, &input[at..])?;
                 step.pass = step.taken;

@@ -119,8 +119,14 @@ impl Cause {
             Cause::InvalidPayload => blame(side, (close::INVALID_PAYLOAD, "payload is not UTF-8")),
             Cause::FrameTooBig => blame(side, (close::TOO_BIG, "frame too big")),
             Cause::MessageTooBig => blame(side, (close::TOO_BIG, "message too big")),
+            Cause::RateLimited if side == Side::Upstream => {
+                (Some((close::POLICY, "upstream exceeded its rate limit")), GONE)
+            }
             Cause::RateLimited => (Some((close::POLICY, "rate limit exceeded")), GONE),
             Cause::AccessRevoked => (Some((close::POLICY, "access revoked")), GONE),
+            Cause::SlowConsumer if side == Side::Upstream => {
+                (Some((close::INTERNAL, "upstream reads too slowly")), GONE)
+            }
             Cause::SlowConsumer => (Some((close::POLICY, "reading too slowly")), GONE),
             Cause::Overloaded => (Some((close::TRY_AGAIN, "overloaded, try again later")), GONE),
             Cause::Idle => (Some((close::GOING_AWAY, "idle for too long")), GONE),
@@ -155,6 +161,18 @@ pub enum Detail {
     HeartbeatLost,
     /// A frame that was begun did not move on.
     FrameTimeout,
+    /// A rate was exceeded on a route whose `on_excess` is `"close"`.
+    Exceeded(Excess),
+    /// The gateway held more bytes than `limits.held_bytes`, and this session had held some for longest.
+    HeldBytes,
+}
+
+/// Of what a side sent too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    Messages,
+    Bytes,
+    Control,
 }
 
 impl fmt::Display for Detail {
@@ -166,6 +184,10 @@ impl fmt::Display for Detail {
             Detail::Io(kind) => kind.fmt(f),
             Detail::HeartbeatLost => f.write_str("no answer to a ping"),
             Detail::FrameTimeout => f.write_str("a frame was begun and not ended in time"),
+            Detail::Exceeded(Excess::Messages) => f.write_str("more messages than allowed"),
+            Detail::Exceeded(Excess::Bytes) => f.write_str("more bytes than allowed"),
+            Detail::Exceeded(Excess::Control) => f.write_str("more pings and pongs than allowed"),
+            Detail::HeldBytes => f.write_str("the gateway held too many bytes, and longest for this session"),
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::clock::{Facts, Progress, Watch};
 use super::end::{Codes, Side, Traffic};
+use super::toll::{Paid, Toll};
 use crate::proto::close::Code;
 use crate::proto::frame::{Control, Opcode};
 use crate::proto::scan::Scanner;
@@ -31,9 +32,12 @@ pub enum Sends {
 pub struct Leg<S> {
     io: S,
     pub side: Side,
-    /// Bytes that came behind its head: they are frames, and go first.
+    /// Bytes that were read and have not passed, from `early_at` on: those that came behind its head, and later those that
+    /// wait for their turn. They go first.
     early: Bytes,
+    early_at: usize,
     pub scanner: Scanner,
+    pub toll: Toll,
     pub sends: Sends,
     /// It ended its stream, or the stream broke.
     pub ended: bool,
@@ -43,6 +47,8 @@ pub struct Leg<S> {
     /// What it did not take yet. While there is something, the other side is not read.
     held: Vec<u8>,
     held_at: usize,
+    /// Since when it has refused bytes, see [`Leg::heed_refusal`].
+    pub refused: Option<Instant>,
     unflushed: bool,
     /// A newer ping replaces one that could not be answered yet (RFC 6455 section 5.5.3). Boxed: rare, and 127 bytes.
     pub pong: Option<Box<Control>>,
@@ -54,20 +60,26 @@ pub struct Leg<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
-    pub fn new(io: S, early: Bytes, side: Side, scanner: Scanner, now: Instant) -> Self {
+    pub fn new(io: S, early: Bytes, side: Side, mut scanner: Scanner, toll: Toll, now: Instant) -> Self {
+        if toll.counts_messages() {
+            scanner.count_messages();
+        }
         // Also an empty rest keeps the 8 KiB alive that its head was read into.
         let early = if early.is_empty() { Bytes::new() } else { early };
         Leg {
             io,
             side,
             early,
+            early_at: 0,
             scanner,
+            toll,
             sends: Sends::Relayed,
             ended: false,
             deaf: false,
             shut: false,
             held: Vec::new(),
             held_at: 0,
+            refused: None,
             unflushed: false,
             pong: None,
             ping_due: false,
@@ -102,6 +114,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         Traffic { messages: self.scanner.messages(), bytes: self.scanner.bytes() }
     }
 
+    /// Whether it may not be read before its turn. Lets the message pass whose turn has come.
+    pub fn waits(&mut self, now: Instant) -> bool {
+        if self.sends != Sends::Relayed {
+            self.toll.lift();
+            self.scanner.admit_all();
+            return false;
+        }
+        match self.toll.go_on(now) {
+            Err(_) => return true,
+            Ok(true) => self.scanner.admit(),
+            Ok(false) => {}
+        }
+        false
+    }
+
+    /// Pays for the message that begins, which may pass then.
+    pub fn pay_message(&mut self, now: Instant) -> Paid {
+        let paid = self.toll.message(now);
+        if paid == Paid::GoOn {
+            self.scanner.admit();
+        }
+        paid
+    }
+
+    /// Pays for the data bytes that have passed since there were `before`.
+    pub fn pay_bytes(&mut self, before: u64, now: Instant) -> Paid {
+        match self.scanner.bytes() - before {
+            0 => Paid::GoOn,
+            bytes => self.toll.bytes(bytes, now),
+        }
+    }
+
+    /// Bytes that it makes us hold, in both directions.
+    pub fn holds(&self) -> usize {
+        self.held.len() + self.early.len()
+    }
+
+    /// Notes since when it has refused bytes without a pause.
+    pub fn heed_refusal(&mut self, now: Instant) {
+        self.refused = if self.refuses() { self.refused.or(Some(now)) } else { None };
+    }
+
     pub fn facts(&self, held_back: bool) -> Facts {
         let progress = Progress { frame: self.scanner.frames(), bytes: self.scanner.bytes() };
         Facts { held_back, refuses: self.refuses(), frame: self.scanner.mid_frame().then_some(progress) }
@@ -110,14 +164,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     /// Reads what it sent into `input`; `Ok(0)` is the end of its stream.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut [u8]) -> Poll<io::Result<usize>> {
         if !self.early.is_empty() {
-            let n = self.early.len().min(input.len());
-            input[..n].copy_from_slice(&self.early[..n]);
-            // The block behind a head is 8 KiB or more: it goes with the last byte.
-            self.early = if n == self.early.len() { Bytes::new() } else { self.early.slice(n..) };
+            let early = &self.early[self.early_at..];
+            let n = early.len().min(input.len());
+            input[..n].copy_from_slice(&early[..n]);
+            self.early_at += n;
             return Poll::Ready(Ok(n));
         }
         let mut buf = ReadBuf::new(input);
         Pin::new(&mut self.io).poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
+    }
+
+    /// To be called after each read of `n` bytes that was dealt with: `rest`, its end, waits for its turn.
+    pub fn keep(&mut self, n: usize, rest: &[u8]) {
+        self.toll.did_read(n, rest.len(), self.early.is_empty());
+        if !self.early.is_empty() {
+            self.early_at -= rest.len();
+            // The block behind a head is 8 KiB or more: it goes with the last byte.
+            if self.early_at == self.early.len() {
+                self.forget_early();
+            }
+        } else if !rest.is_empty() {
+            self.early = Bytes::copy_from_slice(rest);
+        }
+    }
+
+    fn forget_early(&mut self) {
+        self.early = Bytes::new();
+        self.early_at = 0;
     }
 
     /// Writes `pieces` one behind the other, behind what already waits; what it does not take now is kept.
@@ -171,6 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         if self.held_at > 0 {
             self.held = Vec::new();
             self.held_at = 0;
+            self.refused = None;
         }
         took
     }
@@ -179,6 +253,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     pub fn abandon(&mut self) {
         self.ended = true;
         self.sends = Sends::Ignored;
+        self.forget_early();
         self.turn_deaf();
     }
 
@@ -263,6 +338,8 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
+    use crate::config::model::OnExcess;
+    use crate::limits::throttle::Sender;
     use crate::proto::scan::Rules;
 
     fn scanner() -> Scanner {
@@ -281,7 +358,9 @@ mod tests {
     fn what_was_kept_back_leaves_no_buffer_behind() {
         let (near, mut far) = tokio::io::duplex(10);
         let mut cx = Context::from_waker(Waker::noop());
-        let mut leg = Leg::new(near, Bytes::new(), Side::Client, scanner(), Instant::now());
+        let now = Instant::now();
+        let toll = Toll::new(Sender::Client, None, None, OnExcess::Delay, now);
+        let mut leg = Leg::new(near, Bytes::new(), Side::Client, scanner(), toll, now);
         leg.write(&mut cx, &mut [IoSlice::new(&[7; 60]), IoSlice::new(&[]), IoSlice::new(&[7; 40])]);
         assert!(leg.refuses());
         let mut taken = Vec::new();

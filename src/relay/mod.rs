@@ -12,6 +12,7 @@ pub mod registry;
 mod scratch;
 pub mod session;
 pub mod stream;
+mod toll;
 
 pub use end::{Cause, End, Side};
 pub use session::Session;

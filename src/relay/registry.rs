@@ -1,34 +1,50 @@
 //! Every living session, so that somebody else can end it: the drain, or whoever takes back what let it in.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
+use tokio::time::Instant;
 
 use super::end::Cause;
 use crate::grant::Grant;
+use crate::limits::held::{Held, Share};
 
 /// Locks are spread over this many shards; a session takes one at its beginning and one at its end.
 const SHARDS: usize = 16;
 
+/// How often sessions are looked for that have to go because too many bytes are held: those that were told to last time
+/// need a moment for it.
+const RELIEF: Duration = Duration::from_millis(100);
+
 /// The living sessions of a gateway.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
+    began: Instant,
+    held: Arc<Held>,
+    /// Before that nobody is looked for; in milliseconds from `began`.
+    next_relief: AtomicU64,
     next: AtomicU64,
     /// What those who come from now on are told at once. 0: nothing.
     closing: AtomicU8,
     shards: [Mutex<HashMap<u64, Arc<Order>>>; SHARDS],
 }
 
-/// An order to end, left by another task. 0: none.
+/// An order to end, left by another task (0: none), and what the session holds, for other tasks to see.
 #[derive(Debug, Default)]
 struct Order {
     cause: AtomicU8,
     waker: AtomicWaker,
     /// What let the session in, where that can be taken back.
     grant: Option<Arc<Grant>>,
+    /// It has held bytes for longest, and is to give them up.
+    make_room: AtomicBool,
+    bytes: AtomicUsize,
+    /// Since when it has held some, in milliseconds from the beginning of the registry.
+    since: AtomicU64,
 }
 
 impl Order {
@@ -50,9 +66,76 @@ pub struct Entry {
     id: u64,
     order: Arc<Order>,
     registry: Arc<Registry>,
+    share: Share,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Registry::new(usize::MAX)
+    }
 }
 
 impl Registry {
+    /// `held_bytes`: what all sessions together may hold.
+    pub fn new(held_bytes: usize) -> Self {
+        Registry {
+            began: Instant::now(),
+            held: Held::new(held_bytes),
+            next_relief: AtomicU64::new(0),
+            next: AtomicU64::new(0),
+            closing: AtomicU8::new(0),
+            shards: Default::default(),
+        }
+    }
+
+    /// Bytes that sessions hold: refused by a peer, or waiting for a rate.
+    pub fn held_bytes(&self) -> usize {
+        self.held.bytes()
+    }
+
+    /// Whether a new session may come: no more bytes are held than may be. Where there are too many, makes room.
+    pub fn has_room(&self) -> bool {
+        let has_room = self.held.excess() == 0;
+        if !has_room {
+            self.relieve(Instant::now());
+        }
+        has_room
+    }
+
+    /// Tells those sessions to end that have held bytes for longest, until what is left is within the budget.
+    fn relieve(&self, now: Instant) {
+        let now = self.millis(now);
+        let due = |next: u64| (next <= now).then(|| now + RELIEF.as_millis() as u64);
+        if self.next_relief.fetch_update(Ordering::AcqRel, Ordering::Relaxed, due).is_err() {
+            return;
+        }
+        let mut excess = self.held.excess();
+        let mut holders = Vec::new();
+        for shard in &self.shards {
+            for order in lock(shard).values() {
+                let bytes = order.bytes.load(Ordering::Relaxed);
+                if order.make_room.load(Ordering::Relaxed) {
+                    excess = excess.saturating_sub(bytes);
+                } else if bytes > 0 {
+                    holders.push((order.since.load(Ordering::Relaxed), bytes, order.clone()));
+                }
+            }
+        }
+        holders.sort_by_key(|(since, ..)| *since);
+        for (_, bytes, order) in holders {
+            if excess == 0 {
+                break;
+            }
+            order.make_room.store(true, Ordering::Release);
+            order.waker.wake();
+            excess = excess.saturating_sub(bytes);
+        }
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.began).as_millis() as u64
+    }
+
     /// Puts a session on the list. It ends when its grant is revoked.
     pub fn enter(self: &Arc<Self>, grant: Option<Arc<Grant>>) -> Entry {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
@@ -61,7 +144,7 @@ impl Registry {
         // Read after the insert: whoever orders all to end either finds this entry or is seen here.
         order.give(self.closing.load(Ordering::SeqCst));
         order.give_if_revoked();
-        Entry { id, order, registry: self.clone() }
+        Entry { id, order, registry: self.clone(), share: self.held.share() }
     }
 
     /// Orders every session to end for `cause`, those too that are just beginning. The first order counts.
@@ -115,6 +198,33 @@ impl Entry {
     pub fn ordered(&self) -> Option<Cause> {
         Cause::from_number(self.order.cause.load(Ordering::Acquire))
     }
+
+    /// Whether this session is to give up what it holds; asked for once.
+    pub fn has_to_make_room(&self) -> bool {
+        let asked = &self.order.make_room;
+        // Read first: it is looked at with each message.
+        asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
+    }
+
+    /// Tells how many bytes this session holds now.
+    #[inline]
+    pub fn hold(&mut self, bytes: usize, now: Instant) {
+        if bytes != self.share.bytes() {
+            self.change(bytes, now);
+        }
+    }
+
+    fn change(&mut self, bytes: usize, now: Instant) {
+        if self.share.bytes() == 0 {
+            self.order.since.store(self.registry.millis(now), Ordering::Relaxed);
+        }
+        self.order.bytes.store(bytes, Ordering::Relaxed);
+        let more = bytes > self.share.bytes();
+        self.share.set(bytes);
+        if more && self.registry.held.excess() > 0 {
+            self.registry.relieve(now);
+        }
+    }
 }
 
 impl Drop for Entry {
@@ -135,6 +245,32 @@ mod tests {
         registry.end_all(Cause::Drain);
         registry.end_all(Cause::RouteRemoved);
         assert_eq!(session.ordered(), Some(Cause::Drain));
+    }
+
+    #[test]
+    fn who_has_held_bytes_for_longest_goes_first() {
+        let registry = Arc::new(Registry::new(100));
+        let begin = registry.began;
+        let at = |millis| begin + Duration::from_millis(millis);
+        let [mut oldest, mut idle, mut second, mut youngest] = std::array::from_fn(|_| registry.enter(None));
+        idle.hold(0, at(0));
+        oldest.hold(40, at(1));
+        youngest.hold(1, at(2));
+        youngest.hold(0, at(3));
+        second.hold(50, at(4));
+        assert!(registry.has_room());
+        youngest.hold(60, at(5));
+        assert!(!registry.has_room());
+        let told = [&oldest, &idle, &second, &youngest].map(|entry| entry.has_to_make_room());
+        assert_eq!(told, [true, false, true, false], "without the oldest it would still be too much");
+        youngest.hold(101, at(6));
+        assert!(!youngest.has_to_make_room(), "those that were told have a moment");
+        drop((oldest, second));
+        assert_eq!(registry.held_bytes(), 101);
+        youngest.hold(102, at(200));
+        assert!(youngest.has_to_make_room() && !youngest.has_to_make_room());
+        drop(youngest);
+        assert_eq!((registry.held_bytes(), registry.has_room()), (0, true));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,11 +17,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::clock::Verdict;
-use super::end::{Cause, Detail, End, Side};
+use super::end::{Cause, Detail, End, Excess, Side};
 use super::leg::{Leg, NO_CODE, Sends, code};
 use super::registry::Entry;
 use super::scratch::{self, Scratch};
+use super::toll::{Paid, Toll};
 use crate::config::model::{Heartbeat, PingMode, RelayRules};
+use crate::limits::bucket::Pace;
+use crate::limits::throttle::{Sender, Throttle};
 use crate::proto::close::Code;
 use crate::proto::frame::{Control, Opcode};
 use crate::proto::scan::{Event, Rules, Scanner, Until, Violation};
@@ -89,6 +93,7 @@ enum Phase {
 enum Happening {
     Closed(Control),
     Violated(Violation),
+    Exceeded(Excess),
     EndOfStream,
     Broke(io::ErrorKind),
 }
@@ -103,8 +108,15 @@ struct Pass {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    /// `deflate` tells whether permessage-deflate was agreed on.
-    pub fn new(client: Opened<S>, upstream: Opened<S>, mut rules: RelayRules, deflate: bool, order: Entry) -> Self {
+    /// `deflate` tells whether permessage-deflate was agreed on. `throttle` is paid for what passes.
+    pub fn new(
+        client: Opened<S>,
+        upstream: Opened<S>,
+        mut rules: RelayRules,
+        deflate: bool,
+        throttle: Option<Arc<Throttle>>,
+        order: Entry,
+    ) -> Self {
         let now = Instant::now();
         let scanner = |masked| {
             Scanner::new(Rules {
@@ -116,8 +128,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 strict: rules.strict,
             })
         };
-        let client = Leg::new(client.stream, client.early, Side::Client, scanner(true), now);
-        let upstream = Leg::new(upstream.stream, upstream.early, Side::Upstream, scanner(false), now);
+        let control = rules.control_per_session.map(Pace::from);
+        let toll = |sender| Toll::new(sender, throttle.clone(), control, rules.on_excess, now);
+        let (from_client, from_upstream) = (toll(Sender::Client), toll(Sender::Upstream));
+        let client = Leg::new(client.stream, client.early, Side::Client, scanner(true), from_client, now);
+        let upstream = Leg::new(upstream.stream, upstream.early, Side::Upstream, scanner(false), from_upstream, now);
         rules.heartbeat = rules.heartbeat.map(jitter);
         Session {
             client,
@@ -153,13 +168,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Some(cause) = self.order.ordered() {
             self.end(cause, Side::Gateway, Detail::None, now);
         }
+        if self.order.has_to_make_room() {
+            self.make_room(now);
+        }
         scratch::with(|scratch| {
             for _ in 0..ROUNDS {
                 let again = self.round(cx, scratch, now);
                 if let Some(end) = self.over(now) {
                     return Poll::Ready(end);
                 }
-                if let Some(at) = self.rearm.take() {
+                if let Some(at) = self.rearm.take().filter(|at| *at < sleep.deadline()) {
                     sleep.as_mut().reset(at);
                     arm = true;
                 }
@@ -198,6 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.client.flush(cx);
         self.upstream.flush(cx);
         self.heed_deaf(now);
+        self.heed_waits(now);
         // After its turn there may be something to say to the upstream: the answer to a ping of its own.
         again | can_say(&self.client, &self.upstream, &self.pass(now)) | self.settle(cx, now)
     }
@@ -208,8 +227,54 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             now,
             forward_pings: self.rules.ping == PingMode::Forward,
             nonce: self.nonce,
-            client_fresh: self.client.watch.fresh(now, fresh),
+            // The silence of a side that we do not read is our doing.
+            client_fresh: self.client.toll.until().is_some() || self.client.watch.fresh(now, fresh),
         }
+    }
+
+    /// Sets the timer to whatever ends first: a wait for a turn, or the patience with a side that takes nothing. Tells
+    /// what is held.
+    fn heed_waits(&mut self, now: Instant) {
+        self.client.heed_refusal(now);
+        self.upstream.heed_refusal(now);
+        let turns = [self.client.toll.until(), self.upstream.toll.until()].into_iter().flatten();
+        // A turn that has come waits for the other side to take bytes, not for the timer.
+        let turns = turns.filter(|until| *until > now);
+        let patience = self.stuck().filter(|_| self.ending.is_none()).and_then(|(_, since)| self.lost_patience(since));
+        if let Some(at) = turns.chain(patience).min() {
+            self.rearm(at);
+        }
+        self.order.hold(self.client.holds() + self.upstream.holds(), now);
+    }
+
+    /// The side that has refused bytes for longest, and since when.
+    fn stuck(&self) -> Option<(Side, Instant)> {
+        let sides = [(Side::Client, self.client.refused), (Side::Upstream, self.upstream.refused)];
+        sides.into_iter().filter_map(|(side, since)| Some((side, since?))).min_by_key(|(_, since)| *since)
+    }
+
+    fn lost_patience(&self, since: Instant) -> Option<Instant> {
+        self.rules.slow_timeout.map(|timeout| since + timeout)
+    }
+
+    /// The timer fires at `at`, or earlier.
+    fn rearm(&mut self, at: Instant) {
+        self.rearm = Some(self.rearm.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Gives up what it has held for too long, and with it the side for which it did: a Close would come too late.
+    fn make_room(&mut self, now: Instant) {
+        let waits = |leg: &Leg<S>| leg.toll.until().is_some();
+        let (cause, side) = match self.stuck() {
+            Some((side, _)) => (Cause::SlowConsumer, side),
+            None if waits(&self.client) => (Cause::RateLimited, Side::Client),
+            None if waits(&self.upstream) => (Cause::RateLimited, Side::Upstream),
+            // It has got rid of it meanwhile.
+            None => return,
+        };
+        self.end(cause, side, Detail::HeldBytes, now);
+        self.from(side).0.abandon();
+        self.order.hold(self.client.holds() + self.upstream.holds(), now);
     }
 
     /// Writing to a side failed. A Close of its own may still lie in our receive buffer and tell more than the error does:
@@ -217,7 +282,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn heed_deaf(&mut self, now: Instant) {
         if self.ending.is_none() && !self.doomed && (self.client.deaf || self.upstream.deaf) {
             self.doomed = true;
-            self.rearm = Some(now + DEAF_GRACE);
+            self.rearm(now + DEAF_GRACE);
         }
     }
 
@@ -236,6 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Happening::Violated(violation) => {
                 self.end(Cause::of(violation), side, Detail::Violation(violation), now);
             }
+            Happening::Exceeded(excess) => self.end(Cause::RateLimited, side, Detail::Exceeded(excess), now),
             Happening::EndOfStream => self.end(lost(side), side, Detail::EndOfStream, now),
             Happening::Broke(kind) => {
                 self.from(side).0.abandon();
@@ -277,7 +343,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let wait = if verdict.is_some() { VERDICT_WAIT } else { self.rules.close_timeout };
         let deadline = now + wait.min(self.rules.close_timeout);
         self.ending = Some(Ending { cause, side, detail, phase: Phase::Closing, deadline, verdict });
-        self.rearm = Some(deadline);
+        self.rearm(deadline);
     }
 
     /// Lets the verdict go to the client once nothing can come before it any more, or `late`. True when it does.
@@ -287,8 +353,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let answered = !told || silent(upstream) || upstream.deaf;
         let Some(ending) = self.ending.as_mut().filter(|_| answered || late) else { return false };
         let Some(verdict) = ending.verdict.take() else { return false };
-        ending.deadline = now + self.rules.close_timeout;
-        self.rearm = Some(ending.deadline);
+        let deadline = now + self.rules.close_timeout;
+        ending.deadline = deadline;
+        self.rearm(deadline);
         if !self.client.deaf {
             self.client.close_due = Some(verdict);
         }
@@ -327,8 +394,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if client && upstream && ending.phase == Phase::Closing {
             ending.phase = Phase::Lingering;
-            ending.deadline = now + LINGER.min(self.rules.close_timeout);
-            self.rearm = Some(ending.deadline);
+            let deadline = now + LINGER.min(self.rules.close_timeout);
+            ending.deadline = deadline;
+            self.rearm(deadline);
             return true;
         }
         false
@@ -357,6 +425,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// The checks of a session that goes on. Returns when they are due again.
     fn live(&mut self, now: Instant) -> Instant {
         let mut next = now + self.rules.frame_timeout;
+        if self.client.toll.until().or(self.upstream.toll.until()).is_some() {
+            // What waits for its turn is not idle.
+            self.last_data = now;
+        }
+        if let Some((side, since)) = self.stuck()
+            && let Some(due) = self.lost_patience(since)
+        {
+            if now >= due {
+                self.end(Cause::SlowConsumer, side, Detail::None, now);
+                return now;
+            }
+            next = next.min(due);
+        }
         for (limit, since, cause) in
             [(self.rules.max_age, self.opened, Cause::MaxAge), (self.rules.idle_timeout, self.last_data, Cause::Idle)]
         {
@@ -370,7 +451,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         for side in [Side::Client, Side::Upstream] {
             let (heartbeat, frame_timeout) = (self.rules.heartbeat, self.rules.frame_timeout);
             let (leg, other) = self.from(side);
-            let facts = leg.facts(other.refuses());
+            let facts = leg.facts(other.refuses() || leg.toll.until().is_some());
             let (verdict, due) = match leg.deaf {
                 true => (Verdict::Dead(Detail::Io(io::ErrorKind::BrokenPipe)), now),
                 false => leg.watch.check(now, facts, heartbeat, frame_timeout),
@@ -416,9 +497,7 @@ fn pump<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> (bool, Option<Happening>) {
     for _ in 0..READS {
         if to.refuses() {
-            if to.write_held(cx) {
-                to.watch.saw(pass.now);
-            }
+            take_held(from, to, cx, pass);
             // What passes on no more can be read all the same: the answer to our Close may be in it.
             if to.refuses() && from.sends == Sends::Relayed {
                 return (false, None);
@@ -429,10 +508,10 @@ fn pump<S: AsyncRead + AsyncWrite + Unpin>(
             say(from, to, &mut scratch.output, pass);
             to.write(cx, &mut [IoSlice::new(&scratch.output)]);
         }
-        if from.ended {
+        if from.ended || from.waits(pass.now) {
             return (false, None);
         }
-        let happening = match from.poll_read(cx, &mut scratch.input) {
+        let happening = match from.poll_read(cx, &mut scratch.input[..from.toll.piece()]) {
             Poll::Pending => return (false, None),
             Poll::Ready(Ok(0)) => {
                 from.ended = true;
@@ -446,7 +525,12 @@ fn pump<S: AsyncRead + AsyncWrite + Unpin>(
             Poll::Ready(Err(error)) => Some(Happening::Broke(error.kind())),
             Poll::Ready(Ok(n)) => {
                 from.watch.saw(pass.now);
-                if from.sends == Sends::Ignored { None } else { pass_on(from, to, cx, scratch, n, pass) }
+                if from.sends == Sends::Ignored {
+                    from.keep(n, &[]);
+                    None
+                } else {
+                    pass_on(from, to, cx, scratch, n, pass)
+                }
             }
         };
         if happening.is_some() {
@@ -454,6 +538,18 @@ fn pump<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
     (true, None)
+}
+
+/// Offers `to` again what it refused. Whoever began to refuse only while the other did too gets its time anew: many a
+/// program reads nothing while it cannot write.
+fn take_held<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Leg<S>, to: &mut Leg<S>, cx: &mut Context<'_>, pass: &Pass) {
+    let since = to.refused;
+    if to.write_held(cx) {
+        to.watch.saw(pass.now);
+    }
+    if !to.refuses() && from.refused > since {
+        from.refused = Some(pass.now);
+    }
 }
 
 /// Scans what was read, answers pings, passes the rest.
@@ -469,7 +565,9 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
     pongs.clear();
     let mut gather = Gather::new(&input[..n], output);
     let mut at = 0;
-    let happening = loop {
+    let paid_bytes = from.scanner.bytes();
+    let mut rest = n;
+    let mut happening = loop {
         let relayed = from.sends == Sends::Relayed;
         let until = if relayed && due(to, pass) { Until::Boundary } else { Until::Event };
         let step = from.scanner.scan(&input[at..n], until);
@@ -478,23 +576,39 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
             gather.run(at..at + step.pass);
         }
         at += step.taken;
-        let control = match step.event {
+        let paid = match step.event {
             None => break None,
             Some(Event::Violation(violation)) => break Some(Happening::Violated(violation)),
             Some(Event::Boundary) => {
                 say(from, to, gather.own(), pass);
                 continue;
             }
-            Some(Event::Control(control)) => control,
+            Some(Event::Message) => from.pay_message(pass.now),
+            Some(Event::Control(close)) if close.opcode() == Opcode::Close => break Some(Happening::Closed(close)),
+            Some(Event::Control(control)) => {
+                match control.opcode() {
+                    Opcode::Pong if control.payload() == pass.nonce => {}
+                    _ if pass.forward_pings && relayed => gather.copy(control.encode(to.mask()).as_ref()),
+                    Opcode::Ping => pong(from, to, &control, pongs, pass),
+                    _ => {}
+                }
+                from.toll.control(pass.now)
+            }
         };
-        match control.opcode() {
-            Opcode::Close => break Some(Happening::Closed(control)),
-            Opcode::Pong if control.payload() == pass.nonce => {}
-            _ if pass.forward_pings && relayed => gather.copy(control.encode(to.mask()).as_ref()),
-            Opcode::Ping => pong(from, to, &control, pongs, pass),
-            _ => {}
+        match paid {
+            Paid::GoOn => {}
+            Paid::Wait => {
+                rest = at;
+                break None;
+            }
+            Paid::Exceeded(excess) => break Some(Happening::Exceeded(excess)),
         }
     };
+    if let Paid::Exceeded(excess) = from.pay_bytes(paid_bytes, pass.now) {
+        happening = happening.or(Some(Happening::Exceeded(excess)));
+    }
+    // Behind a Close or a fault nothing counts any more.
+    from.keep(n, if happening.is_none() { &input[rest..n] } else { &[] });
     to.write(cx, &mut gather.pieces());
     from.write(cx, &mut [IoSlice::new(pongs)]);
     happening

@@ -5,6 +5,7 @@ use crate::config::read::Reader;
 use crate::config::value::{self, Wrong, number, or_off, string};
 
 use super::count;
+use super::rates::{Rates, rates};
 
 pub(super) fn limits(mut table: Reader<'_, '_>) -> Option<Limits> {
     let sessions = table.value("sessions", count);
@@ -13,6 +14,7 @@ pub(super) fn limits(mut table: Reader<'_, '_>) -> Option<Limits> {
     let per_client = cap(&mut table, "sessions_per_client");
     let handshakes_per_client = table.value("handshakes_per_client", or_off(string(value::rate)));
     let ipv6_prefix = table.value("ipv6_prefix", number(32..=128));
+    let held_bytes = table.value("held_bytes", string(value::size));
     pending.warn_above(&table, "limits.connections", connections);
     per_client.warn_above(&table, "limits.sessions", sessions);
     table.finish();
@@ -23,6 +25,7 @@ pub(super) fn limits(mut table: Reader<'_, '_>) -> Option<Limits> {
         sessions_per_client: per_client.value?,
         handshakes_per_client: handshakes_per_client?,
         ipv6_prefix: ipv6_prefix? as u8,
+        held_bytes: usize::try_from(held_bytes?).unwrap_or(usize::MAX),
     })
 }
 
@@ -46,7 +49,7 @@ pub(super) fn listener_limits(mut table: Reader<'_, '_>, wider: Option<&Limits>)
 }
 
 /// `wider`: those of the gateway, where they could be read.
-pub(super) fn route_limits(mut table: Reader<'_, '_>, wider: Option<&Limits>) -> Option<RouteLimits> {
+pub(super) fn route_limits(mut table: Reader<'_, '_>, wider: Option<&Limits>) -> Option<(RouteLimits, Rates)> {
     let sessions = cap(&mut table, "sessions");
     let per_client = cap(&mut table, "sessions_per_client");
     let handshakes = table.value("handshakes", or_off(string(value::rate)));
@@ -65,13 +68,17 @@ pub(super) fn route_limits(mut table: Reader<'_, '_>, wider: Option<&Limits>) ->
             table.warn(at, "handshakes_per_client", wrong.help("lower it, or raise the other"));
         }
     }
+    let rates = rates(&mut table);
     table.finish();
-    Some(RouteLimits {
+    let rates = rates?;
+    let limits = RouteLimits {
         sessions: sessions.value?,
         sessions_per_client: per_client.value?,
         handshakes: handshakes?,
         handshakes_per_client: handshakes_per_client?,
-    })
+        rates: rates.route,
+    };
+    Some((limits, rates))
 }
 
 /// A number of places as the file has it.

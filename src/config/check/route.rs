@@ -15,6 +15,7 @@ use crate::config::value::{self, Wrong, boolean, nearest, number, one_of, or_off
 
 use super::access::{access, keys};
 use super::limits::route_limits;
+use super::rates::Rates;
 use super::{Upstreams, all, repeated};
 
 /// A route whose name may still be missing, with the places that the other routes are compared at.
@@ -48,13 +49,13 @@ pub(super) fn route(
     let host_header = table.value("host_header", string(value::host_header));
     let origins = origins(&mut table);
     let (upstream, target) = target(&mut table, upstreams);
-    let relay = relay_rules(&mut table);
+    let (limits, rates) = table.table("limits").and_then(|table| route_limits(table, wider)).unzip();
+    let relay = relay_rules(&mut table, rates);
     let refuse = table.value("refuse", one_of(&[("http", Refuse::Http), ("close", Refuse::Close)]));
     let client = table.value("client", |node| Ok((string(value::client)(node)?, node.at)));
     let access = access(&mut table);
     let keys_written = table.written("keys").is_some();
     let keys = table.table("keys").and_then(|table| keys(table, source));
-    let limits = table.table("limits").and_then(|table| route_limits(table, wider));
     let (key, matches) = (table.path().to_owned(), host.zip(path));
     table.finish();
 
@@ -188,7 +189,7 @@ fn subprotocols(table: &mut Reader<'_, '_>) -> Option<Subprotocols> {
     Some(Subprotocols { list, require: require? })
 }
 
-fn relay_rules(table: &mut Reader<'_, '_>) -> Option<RelayRules> {
+fn relay_rules(table: &mut Reader<'_, '_>, rates: Option<Rates>) -> Option<RelayRules> {
     let (frame_at, message_at) = (table.written("frame_bytes_max"), table.written("message_bytes_max"));
     let heartbeat_at = table.written("heartbeat");
     let size_or_off = |node: &Node| Ok(or_off(string(value::size))(node)?.unwrap_or(u64::MAX));
@@ -197,6 +198,7 @@ fn relay_rules(table: &mut Reader<'_, '_>) -> Option<RelayRules> {
     let idle_timeout = table.value("idle_timeout", or_off(string(value::duration)));
     let max_age = table.value("max_age", or_off(string(value::duration)));
     let frame_timeout = table.value("frame_timeout", string(value::duration));
+    let slow_timeout = table.value("slow_timeout", or_off(string(value::duration)));
     let close_timeout = table.value("close_timeout", string(value::duration));
     let mut frame_bytes_max = table.value("frame_bytes_max", size_or_off);
     let message_bytes_max = table.value("message_bytes_max", size_or_off);
@@ -239,6 +241,7 @@ fn relay_rules(table: &mut Reader<'_, '_>) -> Option<RelayRules> {
         idle_timeout: idle_timeout?,
         max_age: max_age?,
         frame_timeout: frame_timeout?,
+        slow_timeout: slow_timeout?,
         close_timeout: close_timeout?,
         frame_bytes_max: frame_bytes_max?,
         message_bytes_max: message_bytes_max?,
@@ -246,6 +249,8 @@ fn relay_rules(table: &mut Reader<'_, '_>) -> Option<RelayRules> {
         ping: ping?,
         compression: compression?,
         strict: strict?,
+        control_per_session: rates.as_ref()?.control_per_session,
+        on_excess: rates?.on_excess,
     })
 }
 

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::model::{
-    Access, ClientBy, Compression, Origins, Page, PingMode, Refuse, RelayRules, RouteLimits, Subprotocols, Target,
+    Access, ClientBy, Compression, OnExcess, Origins, Page, PingMode, Refuse, RelayRules, RouteLimits, Subprotocols,
+    Target,
 };
 
 /// A route named by what it matches: `host/path`, `*.host/path` or `*/path`.
@@ -31,6 +32,7 @@ fn route(text: &str) -> Arc<Route> {
             idle_timeout: None,
             max_age: None,
             frame_timeout: Duration::from_secs(1),
+            slow_timeout: None,
             close_timeout: Duration::from_secs(1),
             frame_bytes_max: 1,
             message_bytes_max: 1,
@@ -38,6 +40,8 @@ fn route(text: &str) -> Arc<Route> {
             ping: PingMode::Answer,
             compression: Compression::Off,
             strict: false,
+            control_per_session: None,
+            on_excess: OnExcess::Delay,
         },
         refuse: Refuse::Http,
         client: ClientBy::Address,

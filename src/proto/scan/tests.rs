@@ -81,13 +81,22 @@ struct Outcome {
     mid_message: bool,
 }
 
-/// Scans the pieces as the relay does, and holds the scanner to its contract while it does.
+/// Scans the pieces as the relay does, and holds the scanner to its contract while it does; also with messages that are
+/// admitted one by one.
 fn run<'a>(rules: Rules, pieces: impl IntoIterator<Item = &'a [u8]>, until: Until) -> Outcome {
-    let mut scanner = Scanner::new(rules);
+    let pieces = Vec::from_iter(pieces);
+    let outcome = scan_all(Scanner::new(rules), &pieces, until);
+    let mut counting = Scanner::new(rules);
+    counting.count_messages();
+    assert_eq!(scan_all(counting, &pieces, until), outcome, "to wait for a message changes nothing");
+    outcome
+}
+
+fn scan_all(mut scanner: Scanner, pieces: &[&[u8]], until: Until) -> Outcome {
     let mut passed = Vec::new();
     let mut events = Vec::new();
     let mut boundaries = Vec::new();
-    'pieces: for mut input in pieces {
+    'pieces: for mut input in pieces.iter().copied() {
         loop {
             let before = passed.len();
             let Step { held, pass, taken, event } = scanner.scan(input, until);
@@ -100,6 +109,13 @@ fn run<'a>(rules: Rules, pieces: impl IntoIterator<Item = &'a [u8]>, until: Unti
                 None => {
                     assert!(input.is_empty(), "a step without an event takes everything");
                     break;
+                }
+                Some(Event::Message) => {
+                    assert!(scanner.at_boundary() && !input.is_empty());
+                    let again = scanner.scan(input, until);
+                    assert_eq!((again.pass, again.taken, again.event), (0, 0, Some(Event::Message)), "it stays there");
+                    scanner.admit();
+                    continue;
                 }
                 Some(Event::Boundary) => {
                     assert!(scanner.at_boundary() && !scanner.mid_frame());
