@@ -1,6 +1,6 @@
 //! What the gateway would do with a request, check by check: `tidegate explain`.
 //!
-//! It runs [`decide`] and [`Plan::offered`], as the gateway does, and watches them. Nothing is dialled and nothing
+//! It runs [`decide`] and [`Plan::offered`](crate::policy::decide::Plan::offered), as the gateway does, and watches them. Nothing is dialled and nothing
 //! counted: the limits are told, not asked.
 
 use std::fmt;
@@ -14,7 +14,7 @@ use http::header::{
 };
 use http::{Method, Request, Uri, request};
 
-use crate::config::model::{ClientBy, Config, Keys, Listener, ListenerAddress, RelayRules, RouteRates};
+use crate::config::model::{ClientBy, Config, Keys, Listener, ListenerAddress, RelayRules, RouteRates, Upstream};
 use crate::keyring::{BadFile, Keyrings};
 use crate::policy::client::{self, Address, ClientKey, Identities, Peer};
 use crate::policy::decide::{Check, Decision, Denied, Plan, Visitor, Watch, decide};
@@ -73,6 +73,8 @@ pub struct Explanation {
 pub enum Verdict {
     /// It goes to a server of this upstream.
     Upstream(String),
+    /// It passes as plain HTTP to a server of this upstream.
+    Plain(String),
     /// It is answered with a page that is built in.
     Page,
     /// The check that it does not pass.
@@ -119,12 +121,16 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
             findings.add("page", format!("{page:?}").to_lowercase());
             Verdict::Page
         }
+        Ok(Decision::Plain(passage)) => {
+            findings.add(Check::Upstream.label(), upstream(passage.upstream, parts));
+            Verdict::Plain(passage.upstream.name.clone())
+        }
         Ok(Decision::Session(plan)) => {
             findings.add(Check::Limits.label(), limits(config, &visitor.listener, &plan, parts));
             match plan.offered(&mut findings) {
                 Err(refusal) => Verdict::Refused(Check::Subprotocol, refusal),
                 Ok(_) => {
-                    findings.add(Check::Upstream.label(), upstream(&plan, parts));
+                    findings.add(Check::Upstream.label(), upstream(plan.upstream, parts));
                     Verdict::Upstream(plan.upstream.name.clone())
                 }
             }
@@ -247,13 +253,13 @@ fn counted_as(key: ClientKey, by: &ClientBy) -> String {
 }
 
 /// Where it could go, and as what.
-fn upstream(plan: &Plan<'_>, parts: &request::Parts) -> String {
-    let servers = plan.upstream.servers.iter().map(|server| {
+fn upstream(upstream: &Upstream, parts: &request::Parts) -> String {
+    let servers = upstream.servers.iter().map(|server| {
         let target = route::target(&server.base, &parts.uri);
         let path = target.split('?').next().unwrap_or_default();
         format!("{} with path {path}", server.text)
     });
-    format!("{}: {}", plan.upstream.name, servers.collect::<Vec<_>>().join(", or "))
+    format!("{}: {}", upstream.name, servers.collect::<Vec<_>>().join(", or "))
 }
 
 #[derive(Debug, Default)]
@@ -278,6 +284,7 @@ impl fmt::Display for Explanation {
         }
         match &self.verdict {
             Verdict::Upstream(name) => writeln!(f, "\nwould be opened to upstream {name}"),
+            Verdict::Plain(name) => writeln!(f, "\nwould be passed as plain HTTP to upstream {name}"),
             Verdict::Page => writeln!(f, "\nwould be answered with the page"),
             Verdict::Refused(check, refusal) => {
                 writeln!(f, "{:<12} refused: {refusal}", check.label())?;

@@ -484,7 +484,7 @@ fn mistakes_in_routes() {
         UPSTREAM,
         &[
             ("page = \"chat\"", "5:8 route[1].page: stands beside `upstream`: a route has one target"),
-            ("http = true", "5:1 route[1].http: not yet supported in this version"),
+            ("http = \"yes\"", "5:8 route[1].http: \"yes\" is neither true nor false"),
             ("[route.limits]\nsessions = 0", "6:12 route[1].limits.sessions: 0 is not allowed"),
             ("limits = { sesions = 5 }", "5:12 route[1].limits.sesions: unknown key in [route.limits]"),
             ("limits = { handshakes = 5 }", "5:25 route[1].limits.handshakes: \"5\" is not a rate"),
@@ -661,6 +661,10 @@ fn warnings_are_no_problems() {
         (
             format!("{LISTENER}[[route]]\npage = \"chat\"\norigins = [\"any\"]\nstrict = true"),
             "5:11 route[1].origins: has no effect on a page\n6:10 route[1].strict: has no effect on a page",
+        ),
+        (
+            format!("{LISTENER}{ROUTE}request_timeout = \"off\"\n{UPSTREAM}"),
+            "5:19 route[1].request_timeout: has no effect without `http = true`",
         ),
         (
             format!("{LISTENER}{ROUTE}[upstream.echo]\nservers = [\"ws://127.0.0.1:8080\"]"),

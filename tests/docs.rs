@@ -136,14 +136,15 @@ every_refusal! {
     HeadMalformed, HeadTooLarge, HeadTimeout, HostMissing, HostRepeated, HostMalformed, HostMismatch,
     TargetMalformed, TargetTooLong, PathDotSegment, PathBackslash, PathControl, PathEncodedSlash, NoRoute, PageMethod, Method,
     HttpVersion, ContentLengthMalformed, HasBody, NotAnUpgrade, ConnectionLacksUpgrade, Version, KeyMissing,
-    KeyRepeated, KeyMalformed, SubprotocolsMalformed, SubprotocolRepeated, OriginNotAllowed, OriginMissing,
+    KeyRepeated, KeyMalformed, SubprotocolsMalformed, SubprotocolRepeated, Trace, TransferCoding, BodyMalformed,
+    BodyTimeout, OriginNotAllowed, OriginMissing,
     OriginMalformed, AccessDenied, ApiKeyMissing { bearer: true }, ApiKeyRepeated, ApiKeyAlone,
     ApiKeyUnknown { bearer: true }, SubprotocolRequired, SessionsGateway, SessionsListener, SessionsRoute,
     SessionsClient, SessionsClientRoute, SessionsUpstream,
     HandshakeRate { retry_after: Duration::from_secs(1) },
     HandshakeRateClientRoute { retry_after: Duration::from_secs(1) },
     HandshakeRateRoute { retry_after: Duration::from_secs(1) }, HeldBytes, Draining, UpstreamUnreachable, UpstreamResolve,
-    UpstreamTls, UpstreamConnectTimeout, UpstreamHandshakeTimeout, UpstreamBadAnswer,
+    UpstreamTls, UpstreamConnectTimeout, UpstreamHandshakeTimeout, UpstreamAnswerTimeout, UpstreamBadAnswer,
     UpstreamRefused(StatusCode::FORBIDDEN),
 }
 

@@ -11,7 +11,7 @@ use proptest::test_runner::{Config as Runs, TestRunner};
 use support::client::{KEY, Peer};
 use support::gateway::Gateway;
 use support::http::{reply, status};
-use support::upstream::agreeing;
+use support::upstream::{answering, switching};
 use tidegate::config;
 use tidegate::config::model::Config;
 use tidegate::explain::{Question, Verdict, explain};
@@ -50,6 +50,7 @@ name = "slashes"
 path = "/files"
 upstream = "app"
 encoded_slashes = true
+http = true
 "#;
 
 fn text(upstream: std::net::SocketAddr) -> String {
@@ -117,8 +118,9 @@ fn asks() -> impl Strategy<Value = Ask> {
         |(upgrade, host, path, origin, subprotocols, more)| Ask { upgrade, host, path, origin, subprotocols, more },
     );
     // Few random requests ask for a page.
+    let plain = any.clone().prop_map(|ask| Ask { upgrade: false, host: "10.0.0.1", path: "/files/a%2Fb", ..ask });
     let page = any.clone().prop_map(|ask| Ask { upgrade: false, host: "10.0.0.1", path: "/page", ..ask });
-    prop_oneof![9 => any, 1 => page]
+    prop_oneof![8 => any, 1 => page, 1 => plain]
 }
 
 impl Ask {
@@ -155,11 +157,14 @@ impl Ask {
 
 #[test]
 fn it_says_what_the_gateway_answers() {
-    let (upstream, seen) = agreeing();
+    let (upstream, seen) = answering(|head| match support::upstream::field(head, "upgrade") {
+        Some(_) => switching(head, "").into_bytes(),
+        None => b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nplain".to_vec(),
+    });
     let text = text(upstream);
     let config = parsed(&text);
     let gateway = Gateway::start(&text);
-    let mut verdicts = [0; 3];
+    let mut verdicts = [0; 4];
     let mut runner = TestRunner::new(Runs { cases: 400, failure_persistence: None, ..Runs::default() });
     let cases = std::cell::RefCell::new(&mut verdicts);
     runner
@@ -180,6 +185,14 @@ fn it_says_what_the_gateway_answers() {
                     let offered = explanation.findings.iter().find(|(name, _)| *name == "subprotocol").expect("told");
                     let passed = support::upstream::field(&last, "sec-websocket-protocol").unwrap_or("none".to_owned());
                     prop_assert_eq!(&offered.1, &passed);
+                }
+                Verdict::Plain(name) => {
+                    verdicts[3] += 1;
+                    prop_assert_eq!(name, "app");
+                    prop_assert_eq!(reply(&mut peer).text(), "plain");
+                    let last = seen.last();
+                    let line = last.lines().next().unwrap_or_default();
+                    prop_assert!(line.starts_with(&format!("GET /base{} ", ask.path)), "{}", line);
                 }
                 Verdict::Page => {
                     verdicts[1] += 1;

@@ -241,6 +241,8 @@ pub struct Route {
     /// The API keys, of which a client needs one; `None`: it needs none.
     pub keys: Option<Keys>,
     pub limits: RouteLimits,
+    /// `http = true`: plain HTTP passes too. `None`: WebSockets only.
+    pub plain: Option<PlainRules>,
 }
 
 /// `limits` of a route. `None` is `"off"`.
@@ -267,6 +269,17 @@ pub enum ClientBy {
     Cookie(String),
     /// The same; percent-encoding undone.
     Query(String),
+}
+
+/// How long the parts of a plain HTTP request may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlainRules {
+    /// From the end of the request to the head of its answer. `None` is `"off"`.
+    pub request_timeout: Option<Duration>,
+    /// How long a body may stand still because of the client: it sends no more, or takes no more of the answer.
+    pub body_timeout: Duration,
+    /// How long the upstream may be silent within the body of an answer. `None` is `"off"`.
+    pub answer_idle_timeout: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -422,6 +435,10 @@ pub struct Upstream {
     pub handshake_timeout: Duration,
     /// Sessions open at once with one server. `None` is `"off"`.
     pub sessions_per_server: Option<usize>,
+    /// Idle connections of plain HTTP that are kept to each server.
+    pub keepalive: usize,
+    /// For so long.
+    pub keepalive_timeout: Duration,
     pub tls: UpstreamTls,
 }
 

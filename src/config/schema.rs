@@ -376,8 +376,33 @@ pub(super) static ROUTE: Table = Table {
             holds: Holds::Table(&KEYS),
         },
         section("limits", Holds::Table(&ROUTE_LIMITS), Default("{}")),
+        key(
+            "http",
+            "true or false",
+            Default("false"),
+            "Passes plain HTTP to the upstream too: pages, polling, server-sent events. Without it: 426.",
+        ),
+        key(
+            "request_timeout",
+            DURATION_OR_OFF,
+            Default("\"60s\""),
+            "Plain HTTP: from the end of a request to the head of its answer. Longer than the longest poll.",
+        ),
+        key(
+            "body_timeout",
+            DURATION,
+            Default("\"60s\""),
+            "Plain HTTP: how long a client may send nothing of its request's body, or take nothing of an answer that \
+             waits for it.",
+        ),
+        key(
+            "answer_idle_timeout",
+            DURATION_OR_OFF,
+            Default("\"off\""),
+            "Plain HTTP: how long an upstream may send nothing within an answer. It would cut quiet event streams.",
+        ),
     ],
-    later: &["http"],
+    later: &[],
 };
 
 pub(super) static ROUTE_LIMITS: Table = Table {
@@ -475,7 +500,19 @@ pub(super) static UPSTREAM: Table = Table {
             "handshake_timeout",
             DURATION,
             Default("\"5s\""),
-            "From there to the whole head of its answer, TLS included.",
+            "From there to the whole head of its answer, TLS included. Plain HTTP: to the end of the TLS handshake.",
+        ),
+        key(
+            "keepalive",
+            "number, up to 10000",
+            Default("64"),
+            "Idle connections of plain HTTP that are kept to each server. 0: each request has a connection of its own.",
+        ),
+        key(
+            "keepalive_timeout",
+            DURATION,
+            Default("\"4s\""),
+            "How long they are kept: less than the server does (Node and uvicorn: 5 s), or requests meet its closing.",
         ),
         key(
             "sessions_per_server",

@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode, Version, request};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 
-use super::spelling;
+use super::{pass, spelling};
 use crate::config::model::{Keys, Refuse, Route, Server};
 use crate::drain::Drain;
 use crate::limits::throttle::Throttle;
@@ -25,15 +25,16 @@ use crate::policy::decide::{Decision, Denied, Offered, Plan, Visitor, decide};
 use crate::policy::keys;
 use crate::policy::route;
 use crate::proto::fields::{self, Passed};
-use crate::proto::handshake;
 use crate::proto::refusal::Refusal;
+use crate::proto::{handshake, plain};
 use crate::relay::registry::Entry;
 use crate::relay::session::Opened;
 use crate::relay::{Session, Stream, farewell};
+use crate::upstream::body::Answer as Answered;
 use crate::upstream::dial::{self, Answer};
 
-/// The body of an answer: ours, or the upstream's as it comes.
-pub type Body = Either<Full<Bytes>, Incoming>;
+/// The body of an answer: ours, or the upstream's as it comes: to a handshake that it refused, or to plain HTTP.
+pub type Body = Either<Full<Bytes>, Either<Incoming, Answered>>;
 
 /// The connection that a request came on.
 pub struct Arrival {
@@ -100,12 +101,18 @@ impl Agreed {
 }
 
 /// Why a request got no further, and what is known for the log.
-struct Refusing {
+pub(super) struct Refusing {
     refusal: Refusal,
     /// The upstream's own answer, where the refusal is its.
     answer: Option<Response<Incoming>>,
     upstream: Option<String>,
     detail: Option<String>,
+}
+
+impl Refusing {
+    pub(super) fn upstream(refusal: Refusal, server: &str, detail: Option<String>) -> Self {
+        Refusing { upstream: Some(server.to_owned()), detail, ..refusal.into() }
+    }
 }
 
 impl From<Refusal> for Refusing {
@@ -116,7 +123,7 @@ impl From<Refusal> for Refusing {
 
 /// Answers one request.
 pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) -> (Response<Body>, Option<Handover>) {
-    let (mut parts, _body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let visitor = &arrival.visitor;
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
     let upgrade = handshake::tries_upgrade(&parts);
@@ -130,6 +137,13 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
         Ok(Decision::Page(route, page)) => {
             let page = super::page::answer(page, &parts, &route.path);
             (page.map(|body| Either::Left(Full::new(body))), None)
+        }
+        Ok(Decision::Plain(passage)) => {
+            arrival.has_agreed();
+            match pass::pass(parts, body, &passage, visitor, live).await {
+                Ok(response) => (response.map(|body| Either::Right(Either::Right(body))), None),
+                Err(refusing) => refuse(refusing, Some(passage.route), None, &client, &seen, live),
+            }
         }
         Ok(Decision::Session(plan)) => match websocket(parts, &plan, arrival, live).await {
             Ok((response, agreed)) => (response, Some(Handover::Session(Box::new(agreed)))),
@@ -184,7 +198,7 @@ async fn websocket(
     let pool = live.pool(&plan.upstream.name);
     let (server, server_permit) = pool.next().ok_or(Refusal::SessionsUpstream)?;
     let request = upstream_request(parts, server, plan, &arrival.visitor, &offered)?;
-    let refused = |refusal: Refusal, detail| Refusing { upstream: Some(server.text.clone()), detail, ..refusal.into() };
+    let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
     let (mut parts, opened) = match dial::dial(pool, server, request).await {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
         Ok(Answer::Refused(response)) => {
@@ -269,25 +283,40 @@ fn refuse(
             let (mut parts, body) = answer.into_parts();
             fields::refusal_headers(&mut parts.headers);
             parts.version = Version::HTTP_11;
-            Response::from_parts(parts, Either::Right(body))
+            Response::from_parts(parts, Either::Right(Either::Left(body)))
         }
-        None => plain(&refusal),
+        None => ours(&refusal, seen.problem),
     };
     (response, None)
 }
 
 /// Our own refusal over HTTP.
-fn plain(refusal: &Refusal) -> Response<Body> {
-    let text = format!("{refusal}\n");
+fn ours(refusal: &Refusal, problem: bool) -> Response<Body> {
+    let (kind, text) = match problem {
+        true => ("application/problem+json", problem_details(refusal)),
+        false => ("text/plain; charset=utf-8", format!("{refusal}\n")),
+    };
     let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
     *response.status_mut() = refusal.status();
     *response.extensions_mut() = spelling::rfc();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     for (name, value) in refusal.headers() {
         headers.append(name, value);
     }
     response
+}
+
+/// RFC 9457. `reason` is the log's.
+fn problem_details(refusal: &Refusal) -> String {
+    let status = refusal.status();
+    let details = serde_json::json!({
+        "title": status.canonical_reason(),
+        "status": status.as_u16(),
+        "detail": refusal.to_string(),
+        "reason": refusal.label(),
+    });
+    format!("{details}\n")
 }
 
 /// Our own 101, before a Close that says why not. Browsers that offered subprotocols would not read it where none was
@@ -316,6 +345,8 @@ struct Seen {
     subprotocol: Option<String>,
     /// The name of its API key, once that was found.
     key: Option<Arc<str>>,
+    /// A refusal is wanted in JSON.
+    problem: bool,
 }
 
 impl Seen {
@@ -330,6 +361,7 @@ impl Seen {
                 .flatten()
                 .find(|name| !keys::holds_key(name)),
             key: None,
+            problem: plain::wants_problem(&parts.headers),
         }
     }
 }

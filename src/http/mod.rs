@@ -2,5 +2,6 @@
 
 pub mod gate;
 pub mod page;
+mod pass;
 pub mod serve;
 mod spelling;

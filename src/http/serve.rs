@@ -7,9 +7,11 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use http::Response;
+use bytes::Bytes;
+use http::{Response, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,7 +20,6 @@ use tokio::time::{Instant, sleep};
 
 use super::gate::{self, Arrival, Body, Handover};
 use crate::config::model::Listener;
-
 use crate::limits::{ListenerEntry, Pending, Place};
 use crate::live::Live;
 use crate::observe::log::{self, Refused};
@@ -51,7 +52,9 @@ pub struct At {
 pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
     let Secured { stream, peer, place, pending, secure } = secured;
     let At { listener, entry } = at;
-    let progress = Arc::new(Mutex::new(Progress::default()));
+    // hyper knows a deadline for heads alone: a client that never reads its answer would stay for ever.
+    let patience = Patience(2 * listener.head_timeout);
+    let progress = Arc::new(Mutex::new(Progress::new(false, patience)));
     let arrival = Arc::new(Arrival {
         visitor: Visitor { peer, secure, listener: listener.clone() },
         listener: entry,
@@ -63,11 +66,14 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
             let (progress, live, arrival) = (progress.clone(), live.clone(), arrival.clone());
             // Boxed, because hyper wants the future to be Unpin where the stream is to be taken back.
             Box::pin(async move {
-                *lock(&progress) = Progress { asked: true, ..Progress::default() };
-                let (response, handover) = gate::walk(request, &arrival, &live).await;
-                *lock(&progress) = Progress { asked: true, handover, answered: Some(Instant::now()) };
-                Ok(response)
-            }) as Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>
+                let unframed = request.version() == Version::HTTP_10;
+                *lock(&progress) = Progress { unframed, ..Progress::new(true, patience) };
+                let (mut response, handover) = gate::walk(request, &arrival, &live).await;
+                let patience = response.extensions_mut().remove().unwrap_or(patience);
+                let given = Some(Instant::now());
+                *lock(&progress) = Progress { handover, given, unframed, ..Progress::new(true, patience) };
+                Ok(response.map(|body| Watched { body, progress }))
+            }) as Pin<Box<dyn Future<Output = Result<Response<Watched>, Infallible>> + Send>>
         })
     };
     let mut connection = http1::Builder::new()
@@ -81,9 +87,7 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
         .serve_connection(TokioIo::new(stream), service);
     let mut stopping = pin!(live.drain.begun());
     let mut told = false;
-    // hyper knows a deadline for heads alone: a client that never reads its answer would stay for ever.
-    let patience = 2 * listener.head_timeout;
-    let mut timer = pin!(sleep(patience));
+    let mut timer = pin!(sleep(patience.0));
     let outcome = std::future::poll_fn(|cx| {
         if !told && stopping.as_mut().poll(cx).is_ready() {
             told = true;
@@ -96,17 +100,27 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
         if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
             return Poll::Ready(Some(result));
         }
-        // Read after the poll, which may have brought an answer.
-        let Some(answered) = lock(&progress).answered else { return Poll::Pending };
-        if timer.deadline() != answered + patience {
-            timer.as_mut().reset(answered + patience);
+        loop {
+            // Read after the poll, which may have brought an answer.
+            let Some(due) = lock(&progress).due() else { return Poll::Pending };
+            // Moved forward only when it fires: a busy answer has no use for it.
+            if timer.deadline() > due {
+                timer.as_mut().reset(due);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= due {
+                return Poll::Ready(None);
+            }
+            timer.as_mut().reset(due);
         }
-        timer.as_mut().poll(cx).map(|()| None)
     })
     .await;
     let parts = connection.into_parts();
     let stream = parts.io.into_inner();
-    let handover = lock(&progress).handover.take();
+    let (handover, unframed) = {
+        let mut progress = lock(&progress);
+        (progress.handover.take(), progress.unframed)
+    };
     match (handover, outcome) {
         // Also when the 101 could not be written: the upstream is told that the client left, and so is the log.
         (Some(handover), Some(_)) => {
@@ -114,19 +128,78 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
             handover.spawn(opened, place, &live.drain);
         }
         (None, Some(Ok(()))) => stream.linger().await,
+        (None, Some(Err(error))) if error.is_user() => {
+            tracing::debug!(client = %peer.address, error = %log::chain(&error), "an answer broke off");
+            cut(&stream, unframed);
+        }
         (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer).await,
-        (_, None) => tracing::debug!(client = %peer.address, "the client did not take its answer in time"),
+        (_, None) => {
+            tracing::debug!(client = %peer.address, "the client did not take its answer in time");
+            cut(&stream, unframed);
+        }
     }
 }
 
+/// An answer that breaks off must not look whole. Chunks and lengths show it; where the end of the stream is the end of the
+/// answer, only a reset does (RFC 9112 section 8).
+fn cut(stream: &Stream, unframed: bool) {
+    if unframed {
+        stream.reset_on_close();
+    }
+}
+
+/// How long a client may take nothing of what it was given.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience(pub Duration);
+
 /// What the requests of a connection have come to.
-#[derive(Default)]
 struct Progress {
     /// There was a request.
     asked: bool,
     handover: Option<Handover>,
-    /// Since when the last answer is ready; `None` while one is in the making.
-    answered: Option<Instant>,
+    /// Since when something is there for the client to take; `None` while an answer, or more of it, is in the making.
+    given: Option<Instant>,
+    patience: Patience,
+    /// The request was HTTP/1.0, whose answers may end with the stream.
+    unframed: bool,
+}
+
+impl Progress {
+    fn new(asked: bool, patience: Patience) -> Self {
+        Progress { asked, handover: None, given: None, patience, unframed: false }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.given.map(|given| given + self.patience.0)
+    }
+}
+
+/// A body that notes whose turn it is: hyper asks for more of it when the client has taken what came before.
+struct Watched {
+    body: Body,
+    progress: Arc<Mutex<Progress>>,
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = <Body as hyper::body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        lock(&self.progress).given = frame.is_ready().then(Instant::now);
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {

@@ -98,6 +98,11 @@ pub fn refused(refused: &Refused<'_>) {
     );
 }
 
+/// A plain request whose answer is on its way.
+pub fn passed(route: &str, client: Address, upstream: &str, method: &http::Method, path: &str, status: u16) {
+    tracing::debug!(status, %method, path = shortened(path), route, %client, upstream, "passed");
+}
+
 /// An error with everything behind it, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -12,10 +12,11 @@ use http::request;
 use super::client::{Client, Peer};
 use super::keys::{self, Key, KeySet};
 use super::{access, origin, route, subprotocol};
-use crate::config::model::{Compression, Keys, Listener, Page, Route, Target, Upstream};
+use crate::config::model::{Compression, Keys, Listener, Page, PlainRules, Route, Target, Upstream};
 use crate::proto::extensions::Deflate;
 use crate::proto::fields::{self, Hop, Host};
 use crate::proto::handshake::{self, Offer};
+use crate::proto::plain;
 use crate::proto::refusal::Refusal;
 
 /// Where a request came from.
@@ -32,6 +33,17 @@ pub struct Visitor {
 pub enum Decision<'a> {
     Page(&'a Arc<Route>, Page),
     Session(Plan<'a>),
+    Plain(Passage<'a>),
+}
+
+/// A plain HTTP request that passes to the upstream, as far as rules can tell.
+#[derive(Debug)]
+pub struct Passage<'a> {
+    pub route: &'a Arc<Route>,
+    pub rules: &'a PlainRules,
+    pub upstream: &'a Arc<Upstream>,
+    pub host: Host,
+    pub client: Client,
 }
 
 /// A WebSocket that may be opened, as far as rules can tell.
@@ -128,6 +140,22 @@ pub fn decide<'a>(
             return Ok(Decision::Page(route, *page));
         }
     };
+    // Browsers send Origin with plain requests, too (RFC 6454 section 7.3); what it means there is the service's matter.
+    if let Some(rules) = route.plain.as_ref().filter(|_| !handshake::tries_websocket(parts)) {
+        plain::check(parts).map_err(|refusal| denied(Check::Handshake, refusal))?;
+        watch.passed(Check::Handshake, format_args!("none: plain HTTP"));
+        access().map_err(|refusal| denied(Check::Access, refusal))?;
+        watch.passed(Check::Access, format_args!("{}", client.address));
+        if let Some(rules) = &route.keys {
+            let denied = |refusal| denied(Check::Key, refusal);
+            // There are no subprotocols here that could hold one.
+            let taken = keys::take(&rules.places, parts, &mut Vec::new()).map_err(denied)?;
+            let bearer = keys::is_bearer(&rules.places);
+            let key = keys(rules).find(&taken.key).cloned().ok_or(Refusal::ApiKeyUnknown { bearer }).map_err(denied)?;
+            watch.passed(Check::Key, format_args!("{}", key.name));
+        }
+        return Ok(Decision::Plain(Passage { route, rules, upstream, host, client }));
+    }
     let offer = handshake::read(parts).map_err(|refusal| denied(Check::Handshake, refusal))?;
     watch.passed(Check::Handshake, format_args!("WebSocket 13"));
     let mut plan = Plan { route, upstream, host, client, offer, key: None, fallback: None };
@@ -145,6 +173,14 @@ pub fn decide<'a>(
         watch.passed(Check::Key, format_args!("{name}"));
     }
     Ok(Decision::Session(plan))
+}
+
+impl Passage<'_> {
+    /// What our own forwarding fields are made of.
+    pub fn hop<'b>(&'b self, visitor: &Visitor) -> Hop<'b> {
+        let peer = visitor.peer.address.ip();
+        Hop { peer, trusted_peer: self.client.trusted_peer, tls: visitor.secure, host: &self.host }
+    }
 }
 
 impl Plan<'_> {

@@ -14,8 +14,8 @@ use std::borrow::Cow;
 use http::HeaderMap;
 use http::header::{
     ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 
 pub(crate) use forwarded::told;
@@ -74,25 +74,103 @@ pub struct Passed<'a> {
 /// `-Proto`, `-Host`, `Forwarded` and `Via` are written by us: behind what a trusted proxy sent, in place of what
 /// anybody else did.
 pub fn upstream_headers(headers: &mut HeaderMap, hop: &Hop<'_>, passed: &Passed<'_>) {
-    let told = if hop.trusted_peer { told(headers) } else { forwarded::Told::default() };
+    forward(headers, hop, passed.host);
+    remove_all(headers, |name| name.as_str().starts_with(SEC_WEBSOCKET) && !OF_THE_REQUEST.contains(name));
+    headers.remove(EXPECT);
+    headers.remove(CONTENT_LENGTH);
+    set(headers, SEC_WEBSOCKET_PROTOCOL, subprotocols_value(passed.subprotocols));
+    set(headers, SEC_WEBSOCKET_EXTENSIONS, extensions::offer_value(passed.deflate));
+    write_upgrade(headers);
+}
 
+/// What stands behind the head of a plain request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Nothing. A `Content-Length: 0` passes as it came: some servers want one with every POST.
+    Empty,
+    Length(u64),
+    Chunked,
+}
+
+/// Turns the fields of a plain request into those of ours to the upstream.
+///
+/// As for the upgrade request, but: `Content-Length` or `Transfer-Encoding` tells what our own leg carries, never both
+/// (RFC 9112 section 6.3); `TE: trailers` and `Trailer` pass, because trailers do; `Expect: 100-continue` passes where
+/// there is a body; no upgrade of any kind is asked for.
+pub fn plain_headers(headers: &mut HeaderMap, hop: &Hop<'_>, host: Option<&str>, framing: Framing) {
+    let trailers = grammar::holds_token(headers, TE, "trailers");
+    let announced: Vec<HeaderValue> = headers.get_all(TRAILER).iter().cloned().collect();
+    forward(headers, hop, host);
+    remove_all(headers, |name| name.as_str().starts_with(SEC_WEBSOCKET));
+    if framing == Framing::Empty || !is_continue(headers) {
+        headers.remove(EXPECT);
+    }
+    match framing {
+        Framing::Empty => {}
+        Framing::Length(length) => {
+            headers.insert(CONTENT_LENGTH, length.into());
+        }
+        Framing::Chunked => {
+            headers.remove(CONTENT_LENGTH);
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            announce(headers, announced);
+        }
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        // RFC 9110 section 10.1.4: TE is hop-by-hop, and says so.
+        headers.insert(CONNECTION, HeaderValue::from_static("TE"));
+    }
+}
+
+/// Turns the fields of the upstream's answer to plain HTTP into those of ours.
+pub fn plain_answer_headers(headers: &mut HeaderMap) {
+    let announced: Vec<HeaderValue> = headers.get_all(TRAILER).iter().cloned().collect();
+    let chunked = headers.contains_key(TRANSFER_ENCODING);
+    refusal_headers(headers);
+    if chunked {
+        announce(headers, announced);
+    }
+}
+
+/// Leaves of a trailer section what may stand in one: nothing that frames, routes, or only a proxy may say (RFC 9110
+/// section 6.5.1).
+pub fn plain_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    remove_all(trailers, |name| {
+        let folded = folded(name);
+        is_lookalike(name)
+            || is_asserted(&folded)
+            || folded.starts_with(SEC_WEBSOCKET)
+            || [HOST, ORIGIN, CONTENT_LENGTH, EXPECT].contains(name)
+    });
+}
+
+/// Whether `Expect` holds 100-continue and nothing else (RFC 9110 section 10.1.1).
+pub fn is_continue(headers: &HeaderMap) -> bool {
+    let mut members = grammar::members(headers, EXPECT);
+    members.next().is_some_and(|member| member.eq_ignore_ascii_case(b"100-continue")) && members.next().is_none()
+}
+
+fn announce(headers: &mut HeaderMap, trailers: Vec<HeaderValue>) {
+    for line in trailers {
+        headers.append(TRAILER, line);
+    }
+}
+
+/// What every request of ours has in common: stripped, then Host, our own element of the way, and Via.
+fn forward(headers: &mut HeaderMap, hop: &Hop<'_>, host: Option<&str>) {
+    let told = if hop.trusted_peer { told(headers) } else { forwarded::Told::default() };
     strip_hop_by_hop(headers);
     remove_all(headers, is_lookalike);
-    remove_all(headers, |name| name.as_str().starts_with(SEC_WEBSOCKET) && !OF_THE_REQUEST.contains(name));
     if !hop.trusted_peer {
         remove_all(headers, |name| is_asserted(name.as_str()));
     }
-    headers.remove(EXPECT);
-    headers.remove(CONTENT_LENGTH);
-
-    if let Some(host) = passed.host.and_then(|host| HeaderValue::from_str(host).ok()) {
+    if let Some(host) = host.and_then(|host| HeaderValue::from_str(host).ok()) {
         headers.insert(HOST, host);
     }
-    set(headers, SEC_WEBSOCKET_PROTOCOL, subprotocols_value(passed.subprotocols));
-    set(headers, SEC_WEBSOCKET_EXTENSIONS, extensions::offer_value(passed.deflate));
     forwarded::write(headers, hop, &told);
     append_to_list(headers, VIA, b"1.1 tidegate");
-    write_upgrade(headers);
 }
 
 /// Turns the fields of the upstream's 101 into those of ours: end-to-end fields pass, also `Set-Cookie` and

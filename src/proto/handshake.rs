@@ -88,6 +88,14 @@ pub fn tries_upgrade(parts: &request::Parts) -> bool {
         })
 }
 
+/// Whether the request is meant to open a WebSocket, well or badly. Other upgrades are offers that a server may ignore
+/// (RFC 9110 section 7.8): curl makes one for h2c with every first request.
+pub fn tries_websocket(parts: &request::Parts) -> bool {
+    parts.method == Method::CONNECT
+        || holds_token(&parts.headers, UPGRADE, "websocket")
+        || parts.headers.keys().any(|name| fields::folded(name).starts_with(fields::SEC_WEBSOCKET))
+}
+
 /// Method, version, body, Upgrade, Connection, Sec-WebSocket-Version and -Key, in the order of the design, then the
 /// offered subprotocols and extensions.
 ///

@@ -5,6 +5,7 @@ pub mod extensions;
 pub mod fields;
 pub mod frame;
 pub mod handshake;
+pub mod plain;
 pub mod proxy;
 pub mod refusal;
 pub mod scan;

@@ -80,6 +80,16 @@ pub enum Refusal {
     #[error("the Sec-WebSocket-Protocol header names a subprotocol twice")]
     SubprotocolRepeated,
 
+    // Plain HTTP.
+    #[error("TRACE is not answered here")]
+    Trace,
+    #[error("no transfer coding but `chunked` is understood here")]
+    TransferCoding,
+    #[error("the request's body is not well-formed, or ended early")]
+    BodyMalformed,
+    #[error("the request's body did not arrive in time")]
+    BodyTimeout,
+
     // Policy.
     #[error("this origin may not connect: the operator can allow it for this route")]
     OriginNotAllowed,
@@ -141,7 +151,10 @@ pub enum Refusal {
     UpstreamConnectTimeout,
     #[error("the server behind this gateway did not answer the handshake in time")]
     UpstreamHandshakeTimeout,
-    #[error("the server behind this gateway answered the handshake wrongly")]
+    /// The head of an answer to plain HTTP.
+    #[error("the server behind this gateway did not answer in time")]
+    UpstreamAnswerTimeout,
+    #[error("the server behind this gateway gave no valid answer")]
     UpstreamBadAnswer,
     /// It answered with a status of its own, which reaches the client unless the route refuses with a Close.
     #[error("the server behind this gateway refused the handshake with status {}", .0.as_u16())]
@@ -205,6 +218,10 @@ impl Refusal {
                 headers.push((CONNECTION, HeaderValue::from_static("Upgrade")));
             }
             // RFC 9110 section 15.5.6.
+            Self::Trace => {
+                let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+                headers.push((ALLOW, HeaderValue::from_static(allowed)));
+            }
             Self::PageMethod => headers.push((ALLOW, HeaderValue::from_static("GET, HEAD"))),
             // RFC 9110 section 15.5.2: a 401 has a challenge. Where no token will do there is no registered scheme.
             Self::ApiKeyMissing { bearer } | Self::ApiKeyUnknown { bearer } => {
@@ -261,6 +278,11 @@ impl Refusal {
             Self::SubprotocolsMalformed => (S::BAD_REQUEST, "subprotocols_malformed", None),
             Self::SubprotocolRepeated => (S::BAD_REQUEST, "subprotocol_repeated", None),
 
+            Self::Trace => (S::METHOD_NOT_ALLOWED, "trace", None),
+            Self::TransferCoding => (S::NOT_IMPLEMENTED, "transfer_coding", None),
+            Self::BodyMalformed => (S::BAD_REQUEST, "body_malformed", None),
+            Self::BodyTimeout => (S::REQUEST_TIMEOUT, "body_timeout", None),
+
             Self::OriginNotAllowed => (S::FORBIDDEN, "origin_not_allowed", policy),
             Self::OriginMissing => (S::FORBIDDEN, "origin_missing", policy),
             Self::OriginMalformed => (S::FORBIDDEN, "origin_malformed", policy),
@@ -288,6 +310,7 @@ impl Refusal {
             Self::UpstreamTls => (S::BAD_GATEWAY, "upstream_tls", failed),
             Self::UpstreamConnectTimeout => (S::GATEWAY_TIMEOUT, "upstream_connect_timeout", failed),
             Self::UpstreamHandshakeTimeout => (S::GATEWAY_TIMEOUT, "upstream_handshake_timeout", failed),
+            Self::UpstreamAnswerTimeout => (S::GATEWAY_TIMEOUT, "upstream_answer_timeout", failed),
             Self::UpstreamBadAnswer => (S::BAD_GATEWAY, "upstream_bad_answer", failed),
             // A 4xx is the upstream's policy about this client; anything else is its failure.
             Self::UpstreamRefused(status) if status.is_client_error() => (*status, "upstream_refused", policy),

@@ -25,6 +25,15 @@ pub const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 
 impl Stream {
+    /// Makes the coming end of a TCP stream a reset. TLS and Unix sockets have none that we could send: TLS shows by the
+    /// missing close_notify that more was to come.
+    pub fn reset_on_close(&self) {
+        if let Stream::Tcp(stream) = self {
+            // Failing is no reason to keep it open.
+            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
     /// Ends our side and reads what still comes, within bounds: closing a socket with unread bytes would reset it, and the
     /// peer could lose the answer that it was just sent.
     pub async fn linger(mut self) {

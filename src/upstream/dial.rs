@@ -30,8 +30,8 @@ use crate::socket;
 /// How long the body of a refusal may take to reach the client.
 const REFUSAL_BODY: Duration = Duration::from_secs(30);
 /// Header fields and bytes of an answer's head.
-const ANSWER_FIELDS: usize = 100;
-const ANSWER_HEAD_BYTES: usize = 64 * 1024;
+pub(super) const ANSWER_FIELDS: usize = 100;
+pub(super) const ANSWER_HEAD_BYTES: usize = 64 * 1024;
 
 /// What a server answered.
 pub enum Answer {
@@ -56,6 +56,12 @@ pub enum DialError {
     ServerName,
     #[error("the answer took longer than handshake_timeout")]
     HandshakeTimeout,
+    #[error("the answer took longer than request_timeout")]
+    AnswerTimeout,
+    #[error("the server switched protocols, which nobody asked for")]
+    Switched,
+    #[error("the server ended the connection at once")]
+    Closed,
     #[error("the server ended the connection or its answer is not HTTP/1.1")]
     Http(#[source] hyper::Error),
 }
@@ -69,7 +75,8 @@ impl DialError {
             DialError::ConnectTimeout => Refusal::UpstreamConnectTimeout,
             DialError::Tls(_) | DialError::ServerName => Refusal::UpstreamTls,
             DialError::HandshakeTimeout => Refusal::UpstreamHandshakeTimeout,
-            DialError::Http(_) => Refusal::UpstreamBadAnswer,
+            DialError::AnswerTimeout => Refusal::UpstreamAnswerTimeout,
+            DialError::Http(_) | DialError::Switched | DialError::Closed => Refusal::UpstreamBadAnswer,
         }
     }
 }
@@ -79,16 +86,27 @@ impl DialError {
 /// # Errors
 /// When no answer can be had in time; see [`DialError`].
 pub async fn dial(pool: &Pool, server: &Server, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
-    let connect_deadline = Instant::now() + pool.upstream.connect_timeout;
-    let stream = match timeout_at(connect_deadline, connect(server)).await {
-        Ok(stream) => stream?,
-        Err(_) => return Err(DialError::ConnectTimeout),
-    };
+    let stream = connect_in_time(pool, server).await?;
     let deadline = Instant::now() + pool.upstream.handshake_timeout;
     match timeout_at(deadline, handshake(pool, server, stream, request)).await {
         Ok(answer) => answer,
         Err(_) => Err(DialError::HandshakeTimeout),
     }
+}
+
+async fn connect_in_time(pool: &Pool, server: &Server) -> Result<Stream, DialError> {
+    let deadline = Instant::now() + pool.upstream.connect_timeout;
+    timeout_at(deadline, connect(server)).await.unwrap_or(Err(DialError::ConnectTimeout))
+}
+
+/// A connection for plain HTTP: TCP within `connect_timeout`, TLS within `handshake_timeout`.
+///
+/// # Errors
+/// When there is none in time; see [`DialError`].
+pub(super) async fn open(pool: &Pool, server: &Server) -> Result<Stream, DialError> {
+    let stream = connect_in_time(pool, server).await?;
+    let deadline = Instant::now() + pool.upstream.handshake_timeout;
+    timeout_at(deadline, secure(pool, server, stream)).await.unwrap_or(Err(DialError::HandshakeTimeout))
 }
 
 async fn connect(server: &Server) -> Result<Stream, DialError> {

@@ -135,6 +135,30 @@ impl Peer {
         }
     }
 
+    /// A chunk of a chunked body (RFC 9112 section 7.1); `None` for the last one, whose trailers are left to read.
+    pub fn chunk(&mut self) -> Option<Vec<u8>> {
+        let line = self.line();
+        let length = usize::from_str_radix(line.split(';').next().expect("a size").trim(), 16)
+            .unwrap_or_else(|_| panic!("a chunk's size: {line:?}"));
+        if length == 0 {
+            return None;
+        }
+        let chunk = self.bytes(length);
+        assert_eq!(self.bytes(2), b"\r\n", "behind a chunk");
+        Some(chunk)
+    }
+
+    /// A line, without its end.
+    pub fn line(&mut self) -> String {
+        loop {
+            if let Some(end) = self.read.windows(2).position(|window| window == b"\r\n") {
+                let line: Vec<u8> = self.read.drain(..end + 2).collect();
+                return String::from_utf8(line[..end].to_vec()).expect("a line in UTF-8");
+            }
+            assert!(self.more(), "the stream ended within a line: {:?}", String::from_utf8_lossy(&self.read));
+        }
+    }
+
     /// Exactly `n` bytes.
     pub fn bytes(&mut self, n: usize) -> Vec<u8> {
         while self.read.len() < n {

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::config::model::{
-    ClientBy, Compression, Heartbeat, HostPattern, Limits, OriginPattern, Origins, Page, PingMode, Position, Refuse,
-    RelayRules, Route, Subprotocols, Target,
+    ClientBy, Compression, Heartbeat, HostPattern, Limits, OriginPattern, Origins, Page, PingMode, PlainRules,
+    Position, Refuse, RelayRules, Route, Subprotocols, Target,
 };
 use crate::config::problem::Source;
 use crate::config::read::Reader;
@@ -56,6 +56,7 @@ pub(super) fn route(
     let access = access(&mut table);
     let keys_written = table.written("keys").is_some();
     let keys = table.table("keys").and_then(|table| keys(table, source));
+    let plain = plain_rules(&mut table);
     let (key, matches) = (table.path().to_owned(), host.zip(path));
     table.finish();
 
@@ -76,6 +77,7 @@ pub(super) fn route(
             access: access?,
             keys: if keys_written { Some(keys?) } else { None },
             limits: limits?,
+            plain: plain?,
         })
     };
     let route = build();
@@ -252,6 +254,28 @@ fn relay_rules(table: &mut Reader<'_, '_>, rates: Option<Rates>) -> Option<Relay
         control_per_session: rates.as_ref()?.control_per_session,
         on_excess: rates?.on_excess,
     })
+}
+
+/// `Some(None)` is `http = false`.
+fn plain_rules(table: &mut Reader<'_, '_>) -> Option<Option<PlainRules>> {
+    let written = ["request_timeout", "body_timeout", "answer_idle_timeout"].map(|key| (key, table.written(key)));
+    let http = table.value("http", boolean);
+    let request_timeout = table.value("request_timeout", or_off(string(value::duration)));
+    let body_timeout = table.value("body_timeout", string(value::duration));
+    let answer_idle_timeout = table.value("answer_idle_timeout", or_off(string(value::duration)));
+    if http == Some(false) && table.written("page").is_none() {
+        for (key, at) in written {
+            if let Some(at) = at {
+                table.warn(at, key, Wrong::new("has no effect without `http = true`"));
+            }
+        }
+    }
+    let rules = PlainRules {
+        request_timeout: request_timeout?,
+        body_timeout: body_timeout?,
+        answer_idle_timeout: answer_idle_timeout?,
+    };
+    Some(http?.then_some(rules))
 }
 
 /// `Some(None)` is `"off"`.

@@ -6,7 +6,7 @@ use crate::config::Files;
 use crate::config::model::{Limits, Position, Server, Upstream, UpstreamTls};
 use crate::config::problem::Source;
 use crate::config::read::Reader;
-use crate::config::value::{self, Wrong, string};
+use crate::config::value::{self, Wrong, number, string};
 
 use super::limits::cap;
 use super::listener::certificate_pair;
@@ -27,6 +27,8 @@ pub(super) fn upstream(
     let handshake_timeout = table.value("handshake_timeout", string(value::duration));
     let per_server = cap(&mut table, "sessions_per_server");
     per_server.warn_above(&table, "limits.sessions", wider.map(|limits| limits.sessions));
+    let keepalive = table.value("keepalive", number(0..=10_000));
+    let keepalive_timeout = table.value("keepalive_timeout", string(value::duration));
     let tls_at = table.written("tls");
     let tls = table.table("tls").and_then(|tls| upstream_tls(tls, source));
     let secure = servers.iter().flatten().flatten().any(|(server, _)| server.tls);
@@ -57,6 +59,8 @@ pub(super) fn upstream(
         connect_timeout: connect_timeout?,
         handshake_timeout: handshake_timeout?,
         sessions_per_server: per_server.value?,
+        keepalive: keepalive? as usize,
+        keepalive_timeout: keepalive_timeout?,
         tls: tls?,
     }))
 }

@@ -48,6 +48,7 @@ fn route(text: &str) -> Arc<Route> {
         access: Access::default(),
         keys: None,
         limits: RouteLimits::default(),
+        plain: None,
     })
 }
 

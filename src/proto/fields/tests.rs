@@ -308,6 +308,73 @@ fn fields_of_the_upstreams_refusal() {
 }
 
 #[test]
+fn fields_of_a_plain_request() {
+    use Framing::{Chunked, Empty, Length};
+
+    let host: Host = "example.com".parse().unwrap();
+    let hop = Hop { peer: Some([192, 0, 2, 1].into()), trusted_peer: false, tls: true, host: &host };
+    #[rustfmt::skip]
+    let rows = [
+        ("end-to-end", "cookie: a\norigin: https://evil.test\nte: gzip", Empty,
+            vec!["cookie: a", "origin: https://evil.test"]),
+        ("no upgrade of any kind", "connection: Upgrade, HTTP2-Settings\nupgrade: h2c\nhttp2-settings: x", Empty, vec![]),
+        ("a length of nothing stays", "content-length: 0", Empty, vec!["content-length: 0"]),
+        ("a length", "content-length: 5", Length(5), vec!["content-length: 5"]),
+        ("a length that Connection names", "connection: content-length\ncontent-length: 5", Length(5),
+            vec!["content-length: 5"]),
+        ("chunked", "transfer-encoding: chunked\ntrailer: x-sum", Chunked,
+            vec!["trailer: x-sum", "transfer-encoding: chunked"]),
+        ("both", "transfer-encoding: chunked\ncontent-length: 5", Chunked, vec!["transfer-encoding: chunked"]),
+        ("trailers of a body without chunks", "trailer: x-sum\ncontent-length: 5", Length(5), vec!["content-length: 5"]),
+        ("trailers are welcome", "te: gzip, trailers", Empty, vec!["connection: TE", "te: trailers"]),
+        ("100-continue", "expect: 100-Continue\ncontent-length: 5", Length(5),
+            vec!["content-length: 5", "expect: 100-Continue"]),
+        ("100-continue without a body", "expect: 100-continue", Empty, vec![]),
+        ("another expectation", "expect: 100-continue, x\ncontent-length: 5", Length(5), vec!["content-length: 5"]),
+        ("look-alikes and claims", "content_length: 9\nx_forwarded_for: 6.6.6.6\nx-real-ip: 6.6.6.6\nvia: x", Empty, vec![]),
+    ];
+    let ours = "forwarded: for=192.0.2.1;proto=https;host=example.com\nhost: example.com\nvia: 1.1 tidegate\n\
+                x-forwarded-for: 192.0.2.1\nx-forwarded-host: example.com\nx-forwarded-proto: https";
+    for (name, sent, framing, theirs) in rows {
+        let mut headers = lines(&format!("host: example.com\n{sent}"));
+        plain_headers(&mut headers, &hop, None, framing);
+        let mut expected: Vec<&str> = ours.split('\n').chain(theirs).collect();
+        expected.sort_unstable();
+        assert_eq!(text(&headers), expected, "{name}");
+    }
+    let mut headers = lines("host: example.com");
+    plain_headers(&mut headers, &hop, Some("inner.test:81"), Empty);
+    assert_eq!((one(&headers, "host"), one(&headers, "x-forwarded-host")), ("inner.test:81", "example.com"));
+}
+
+#[test]
+fn fields_of_the_answer_to_a_plain_request() {
+    #[rustfmt::skip]
+    let rows = [
+        ("hop-by-hop", "connection: close, x-a\nx-a: 1\nkeep-alive: x\nupgrade: h2c\nalt-svc: x\nproxy-status: x", vec![]),
+        ("trailers", "transfer-encoding: chunked\ntrailer: x-sum", vec!["trailer: x-sum"]),
+        ("trailers without chunks", "trailer: x-sum\ncontent-length: 5", vec!["content-length: 5"]),
+        ("both framings", "content-length: 5\ntransfer-encoding: chunked", vec![]),
+        ("end-to-end", "set-cookie: a\nset-cookie: b\ndate: x", vec!["date: x", "set-cookie: a", "set-cookie: b"]),
+    ];
+    for (name, sent, expected) in rows {
+        let mut headers = lines(sent);
+        plain_answer_headers(&mut headers);
+        assert_eq!(text(&headers), expected, "{name}");
+    }
+}
+
+#[test]
+fn trailers_frame_and_claim_nothing() {
+    let mut trailers = lines(
+        "x-sum: 1\nhost: x\norigin: x\ncontent-length: 5\ntransfer-encoding: chunked\nconnection: x\nx-forwarded-for: x\n\
+         x_real_ip: x\nforwarded: x\nvia: x\nsec-websocket-key: x\ncontent_length: 5\nproxy-x: x",
+    );
+    plain_trailers(&mut trailers);
+    assert_eq!(text(&trailers), ["x-sum: 1"]);
+}
+
+#[test]
 fn hosts_of_requests() {
     use Refusal as R;
     let ok = |name: &str, port| Ok(Host { name: name.to_owned(), port });

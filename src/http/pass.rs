@@ -1,0 +1,89 @@
+//! Plain HTTP through the gateway: pages, polling, server-sent events, uploads. Streams both ways and holds nothing back.
+//!
+//! In: a request that its route lets pass. Out: the upstream's answer as it comes, or why there is none. Nothing here may
+//! wait for a whole body, and no request reaches a server that its route does not name.
+
+use std::sync::Arc;
+
+use http::{Request, Response, Version, request};
+use hyper::body::{Body as _, Incoming};
+
+use super::gate::Refusing;
+use super::serve::Patience;
+use crate::live::Live;
+use crate::observe::log;
+use crate::policy::decide::{Passage, Visitor};
+use crate::policy::route;
+use crate::proto::fields::{self, Framing};
+use crate::proto::plain;
+use crate::proto::refusal::Refusal;
+use crate::upstream::body::{Answer, Course, End, Upload};
+use crate::upstream::kept;
+
+/// Sends the request to a server of the route's upstream and returns the answer.
+pub async fn pass(
+    parts: request::Parts,
+    body: Incoming,
+    passage: &Passage<'_>,
+    visitor: &Visitor,
+    live: &Live,
+) -> Result<Response<Answer>, Refusing> {
+    let pool = live.pool(&passage.upstream.name);
+    let (server, kept) = pool.next_kept();
+    let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
+    let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+    let course = Arc::new(Course::default());
+    let request = request(parts, body, passage, visitor, &server.base, &course)?;
+    let result = kept::send(pool, server, kept, request, passage.rules.request_timeout).await;
+    let mut response = result.map_err(|error| match course.ended() {
+        Some(End::Silent) => Refusal::BodyTimeout.into(),
+        Some(End::Broken) => Refusal::BodyMalformed.into(),
+        _ => refused(error.refusal(), Some(log::chain(&error))),
+    })?;
+    if plain::is_coded(response.headers()) {
+        response.body_mut().forsake();
+        return Err(refused(Refusal::UpstreamBadAnswer, Some("its transfer coding is not chunked".to_owned())));
+    }
+    let status = response.status().as_u16();
+    log::passed(&passage.route.name, passage.client.address, &server.text, &method, &path, status);
+    response.body_mut().set_idle_timeout(passage.rules.answer_idle_timeout);
+    fields::plain_answer_headers(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+    response.extensions_mut().insert(Patience(passage.rules.body_timeout));
+    Ok(response)
+}
+
+/// The request to the upstream: the client's, with our fields, to the server's own path.
+fn request(
+    mut parts: request::Parts,
+    body: Incoming,
+    passage: &Passage<'_>,
+    visitor: &Visitor,
+    base: &str,
+    course: &Arc<Course>,
+) -> Result<Request<Upload>, Refusal> {
+    let framing = match body.size_hint().exact() {
+        _ if body.is_end_stream() => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    };
+    let expects = framing != Framing::Empty && fields::is_continue(&parts.headers);
+    fields::plain_headers(&mut parts.headers, &passage.hop(visitor), passage.route.host_header.as_deref(), framing);
+    let upload = match framing {
+        Framing::Empty => Upload::empty(course.clone()),
+        _ => Upload::new(body, passage.rules.body_timeout, expects, course.clone()),
+    };
+    parts.version = Version::HTTP_11;
+    let mut request = Request::from_parts(parts, upload);
+    let target = route::target(base, request.uri());
+    *request.uri_mut() = target.parse().map_err(|_| Refusal::TargetTooLong)?;
+    if expects {
+        let course = course.clone();
+        hyper::ext::on_informational(&mut request, move |answer| {
+            if answer.status() == http::StatusCode::CONTINUE {
+                course.wanted();
+            }
+        });
+    }
+    Ok(request)
+}
