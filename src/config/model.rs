@@ -234,7 +234,8 @@ pub struct Route {
     pub subprotocols: Subprotocols,
     /// The Host to send upstream; `None` passes the client's.
     pub host_header: Option<String>,
-    pub relay: RelayRules,
+    /// Shared with the sessions.
+    pub relay: Arc<RelayRules>,
     pub refuse: Refuse,
     pub client: ClientBy,
     pub access: Access,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::config::model::{ByteRate, Rate};
 
 /// Ticks of a nanosecond. Fine enough for gigabytes in a second, coarse enough for 36 years in a `u64`.
-const TICKS: u128 = 16;
+const TICKS: u64 = 16;
 /// Binary places of a unit's cost, so that what many units cost is right to a tick.
 const PLACES: u32 = 16;
 
@@ -27,6 +27,8 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(|| {
 pub struct Pace {
     /// What one unit costs, in 2^-[`PLACES`] ticks, rounded up.
     unit: u64,
+    /// The same in ticks.
+    one: u64,
     /// What a full bucket pays for, in ticks.
     capacity: u64,
     /// Units in a full bucket.
@@ -47,10 +49,9 @@ impl From<ByteRate> for Pace {
 
 impl Pace {
     fn new(burst: u64, per: Duration) -> Self {
-        let period = (per.as_nanos() * TICKS) << PLACES;
+        let period = (per.as_nanos() * u128::from(TICKS)) << PLACES;
         let unit = u64::try_from(period.div_ceil(burst.into())).unwrap_or(u64::MAX);
-        let capacity = cost(unit, burst);
-        Pace { unit, capacity, burst }
+        Pace { unit, one: cost(unit, 1), capacity: cost(unit, burst), burst }
     }
 
     /// How many units pass at once at most.
@@ -74,28 +75,41 @@ impl Bucket {
     /// Reserves `n` units: the instant at which they may pass, `now` at the earliest. None is reserved in vain: what is
     /// asked for later comes later, also when there is more of it than the bucket holds.
     pub fn take(&self, pace: &Pace, n: u64, now: Instant) -> Instant {
-        let (at, cost) = (ticks(now), cost(pace.unit, n));
+        now + self.reserve(pace, n, Ticks::of(now))
+    }
+
+    /// [`Bucket::take`] for those who take from several at once: how long until they may pass.
+    pub(super) fn reserve(&self, pace: &Pace, n: u64, Ticks(at): Ticks) -> Duration {
+        let cost = if n == 1 { pace.one } else { cost(pace.unit, n) };
         let advance = |full: u64| Some(full.max(at).saturating_add(cost));
         // Each bucket stands for itself: nothing else is ordered by it.
         let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, advance).unwrap_or_else(|full| full);
         let full = before.max(at).saturating_add(cost);
-        now + Duration::from_nanos((full - at).saturating_sub(pace.capacity).div_ceil(TICKS as u64))
+        Duration::from_nanos((full - at).saturating_sub(pace.capacity).div_ceil(TICKS))
     }
 
     /// Whether `n` units could pass at once. Nothing is taken.
     pub fn has(&self, pace: &Pace, n: u64, now: Instant) -> bool {
-        let due = self.0.load(Ordering::Relaxed).saturating_sub(ticks(now));
+        let due = self.0.load(Ordering::Relaxed).saturating_sub(Ticks::of(now).0);
         due.saturating_add(cost(pace.unit, n)) <= pace.capacity
     }
 
     /// Whether a new bucket would do as well.
     pub fn is_full(&self, now: Instant) -> bool {
-        self.0.load(Ordering::Relaxed) <= ticks(now)
+        self.0.load(Ordering::Relaxed) <= Ticks::of(now).0
     }
 }
 
-fn ticks(now: Instant) -> u64 {
-    u64::try_from(now.saturating_duration_since(*EPOCH).as_nanos() * TICKS).unwrap_or(u64::MAX)
+/// A time, as buckets count it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ticks(u64);
+
+impl Ticks {
+    pub fn of(now: Instant) -> Ticks {
+        let since = now.saturating_duration_since(*EPOCH);
+        let nanos = since.as_secs().saturating_mul(1_000_000_000).saturating_add(since.subsec_nanos().into());
+        Ticks(nanos.saturating_mul(TICKS))
+    }
 }
 
 #[cfg(test)]

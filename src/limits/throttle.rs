@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::bucket::{Bucket, Pace};
+use super::bucket::{Bucket, Pace, Ticks};
 use crate::config::model::RouteRates;
 
 /// Who sends: each direction has buckets of its own.
@@ -97,28 +97,30 @@ impl Throttle {
 
     /// Whether a message could pass now.
     pub fn has_message(&self, sender: Sender, now: Instant) -> bool {
-        self.paid(sender, |purse| &purse.messages, |scope| scope.messages)
-            .all(|(bucket, pace)| bucket.has(&pace, 1, now))
+        self.paid(sender, |purse| &purse.messages, |scope| scope.messages.as_ref())
+            .all(|(bucket, pace)| bucket.has(pace, 1, now))
     }
 
     /// Reserves one message: when it may pass.
     pub fn take_message(&self, sender: Sender, now: Instant) -> Instant {
-        self.paid(sender, |purse| &purse.messages, |scope| scope.messages)
-            .fold(now, |at, (bucket, pace)| at.max(bucket.take(&pace, 1, now)))
+        let at = Ticks::of(now);
+        let buckets = self.paid(sender, |purse| &purse.messages, |scope| scope.messages.as_ref());
+        now + buckets.map(|(bucket, pace)| bucket.reserve(pace, 1, at)).max().unwrap_or_default()
     }
 
     /// Pays for bytes that have passed: when the next may. With zero bytes, when the first may.
     pub fn take_bytes(&self, sender: Sender, bytes: u64, now: Instant) -> Instant {
-        self.paid(sender, |purse| &purse.bytes, |scope| scope.bytes)
-            .fold(now, |at, (bucket, pace)| at.max(bucket.take(&pace, bytes, now)))
+        let at = Ticks::of(now);
+        let buckets = self.paid(sender, |purse| &purse.bytes, |scope| scope.bytes.as_ref());
+        now + buckets.map(|(bucket, pace)| bucket.reserve(pace, bytes, at)).max().unwrap_or_default()
     }
 
     fn paid(
         &self,
         sender: Sender,
         bucket: impl Fn(&Purse) -> &Bucket,
-        pace: impl Fn(&Scope) -> Option<Pace>,
-    ) -> impl Iterator<Item = (&Bucket, Pace)> {
+        pace: impl Fn(&Scope) -> Option<&Pace>,
+    ) -> impl Iterator<Item = (&Bucket, &Pace)> {
         self.scopes.iter().filter_map(move |scope| Some((bucket(scope.purses.of(sender)), pace(scope)?)))
     }
 }

@@ -359,7 +359,7 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(10);
         let mut cx = Context::from_waker(Waker::noop());
         let now = Instant::now();
-        let toll = Toll::new(Sender::Client, None, None, OnExcess::Delay, now);
+        let toll = Toll::new(Sender::Client, None, OnExcess::Delay, now);
         let mut leg = Leg::new(near, Bytes::new(), Side::Client, scanner(), toll, now);
         leg.write(&mut cx, &mut [IoSlice::new(&[7; 60]), IoSlice::new(&[]), IoSlice::new(&[7; 40])]);
         assert!(leg.refuses());

@@ -22,8 +22,7 @@ use super::leg::{Leg, NO_CODE, Sends, code};
 use super::registry::Entry;
 use super::scratch::{self, Scratch};
 use super::toll::{Paid, Toll};
-use crate::config::model::{Heartbeat, PingMode, RelayRules};
-use crate::limits::bucket::Pace;
+use crate::config::model::{Heartbeat, PingMode, Rate, RelayRules};
 use crate::limits::throttle::{Sender, Throttle};
 use crate::proto::close::Code;
 use crate::proto::frame::{Control, Opcode};
@@ -46,7 +45,9 @@ const FRESH: Duration = Duration::from_secs(25);
 pub struct Session<S> {
     client: Leg<S>,
     upstream: Leg<S>,
-    rules: RelayRules,
+    /// Those of the route, but for the heartbeat.
+    rules: Arc<RelayRules>,
+    heartbeat: Option<Heartbeat>,
     order: Entry,
     /// This task's, as the timer and the registry know it.
     waker: Waker,
@@ -102,6 +103,8 @@ enum Happening {
 struct Pass {
     now: Instant,
     forward_pings: bool,
+    /// What control frames pay by.
+    control: Option<Rate>,
     nonce: [u8; 8],
     /// The client showed life lately: an upstream's ping may be answered for it.
     client_fresh: bool,
@@ -112,12 +115,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub fn new(
         client: Opened<S>,
         upstream: Opened<S>,
-        mut rules: RelayRules,
+        rules: impl Into<Arc<RelayRules>>,
         deflate: bool,
         throttle: Option<Arc<Throttle>>,
         order: Entry,
     ) -> Self {
-        let now = Instant::now();
+        let (rules, now) = (rules.into(), Instant::now());
         let scanner = |masked| {
             Scanner::new(Rules {
                 masked,
@@ -128,15 +131,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 strict: rules.strict,
             })
         };
-        let control = rules.control_per_session.map(Pace::from);
-        let toll = |sender| Toll::new(sender, throttle.clone(), control, rules.on_excess, now);
+        let toll = |sender| Toll::new(sender, throttle.clone(), rules.on_excess, now);
         let (from_client, from_upstream) = (toll(Sender::Client), toll(Sender::Upstream));
         let client = Leg::new(client.stream, client.early, Side::Client, scanner(true), from_client, now);
         let upstream = Leg::new(upstream.stream, upstream.early, Side::Upstream, scanner(false), from_upstream, now);
-        rules.heartbeat = rules.heartbeat.map(jitter);
         Session {
             client,
             upstream,
+            heartbeat: rules.heartbeat.map(jitter),
             rules,
             order,
             waker: Waker::noop().clone(),
@@ -222,10 +224,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn pass(&self, now: Instant) -> Pass {
-        let fresh = self.rules.heartbeat.map_or(FRESH, |heartbeat| heartbeat.interval);
+        let fresh = self.heartbeat.map_or(FRESH, |heartbeat| heartbeat.interval);
         Pass {
             now,
             forward_pings: self.rules.ping == PingMode::Forward,
+            control: self.rules.control_per_session,
             nonce: self.nonce,
             // The silence of a side that we do not read is our doing.
             client_fresh: self.client.toll.until().is_some() || self.client.watch.fresh(now, fresh),
@@ -449,7 +452,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             next = next.min(due);
         }
         for side in [Side::Client, Side::Upstream] {
-            let (heartbeat, frame_timeout) = (self.rules.heartbeat, self.rules.frame_timeout);
+            let (heartbeat, frame_timeout) = (self.heartbeat, self.rules.frame_timeout);
             let (leg, other) = self.from(side);
             let facts = leg.facts(other.refuses() || leg.toll.until().is_some());
             let (verdict, due) = match leg.deaf {
@@ -592,7 +595,10 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
                     Opcode::Ping => pong(from, to, &control, pongs, pass),
                     _ => {}
                 }
-                from.toll.control(pass.now)
+                match pass.control.filter(|_| relayed) {
+                    Some(rate) => from.toll.control(rate, pass.now),
+                    None => Paid::GoOn,
+                }
             }
         };
         match paid {

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::end::Excess;
 use super::scratch::READ_BYTES;
-use crate::config::model::OnExcess;
-use crate::limits::bucket::{Bucket, Pace};
+use crate::config::model::{OnExcess, Rate};
+use crate::limits::bucket::Bucket;
 use crate::limits::throttle::{Sender, Throttle};
 
 /// A side that sends more than may pass is read in pieces so small: the rest is kept by its kernel, not by us.
@@ -20,7 +20,6 @@ pub struct Toll {
     sender: Sender,
     throttle: Option<Arc<Throttle>>,
     control: Bucket,
-    control_pace: Option<Pace>,
     on_excess: OnExcess,
     wait: Option<Wait>,
     short: bool,
@@ -45,15 +44,8 @@ pub enum Paid {
 
 impl Toll {
     /// Debts of those who used its purses before it are waited for first.
-    pub fn new(
-        sender: Sender,
-        throttle: Option<Arc<Throttle>>,
-        control_pace: Option<Pace>,
-        on_excess: OnExcess,
-        now: Instant,
-    ) -> Self {
-        let mut toll =
-            Toll { sender, throttle, control: Bucket::default(), control_pace, on_excess, wait: None, short: false };
+    pub fn new(sender: Sender, throttle: Option<Arc<Throttle>>, on_excess: OnExcess, now: Instant) -> Self {
+        let mut toll = Toll { sender, throttle, control: Bucket::default(), on_excess, wait: None, short: false };
         if on_excess == OnExcess::Delay {
             toll.bytes(0, now);
         }
@@ -85,14 +77,10 @@ impl Toll {
         }
     }
 
-    pub fn control(&mut self, now: Instant) -> Paid {
-        match &self.control_pace {
-            None => Paid::GoOn,
-            Some(pace) => {
-                let turn = self.control.take(pace, 1, now);
-                self.turn(turn, now, Excess::Control)
-            }
-        }
+    /// The rate is not kept here, where it would cost every idle session what only a ping needs.
+    pub fn control(&mut self, rate: Rate, now: Instant) -> Paid {
+        let turn = self.control.take(&rate.into(), 1, now);
+        self.turn(turn, now, Excess::Control)
     }
 
     fn turn(&mut self, turn: Instant, now: Instant, excess: Excess) -> Paid {
@@ -125,7 +113,6 @@ impl Toll {
     pub fn lift(&mut self) {
         self.wait = None;
         self.throttle = None;
-        self.control_pace = None;
     }
 
     /// How much may be read at once.

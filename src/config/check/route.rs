@@ -71,7 +71,7 @@ pub(super) fn route(
             origins: origins?,
             subprotocols: subprotocols?,
             host_header: if host_header_written { Some(host_header?) } else { None },
-            relay: relay?,
+            relay: relay?.into(),
             refuse: refuse?,
             client: client.clone()?.0,
             access: access?,

@@ -27,7 +27,7 @@ fn route(text: &str) -> Arc<Route> {
         origins: Origins { any: true, none: false, same_origin: false, list: Vec::new() },
         subprotocols: Subprotocols { list: None, require: false },
         host_header: None,
-        relay: RelayRules {
+        relay: Arc::new(RelayRules {
             heartbeat: None,
             idle_timeout: None,
             max_age: None,
@@ -42,7 +42,7 @@ fn route(text: &str) -> Arc<Route> {
             strict: false,
             control_per_session: None,
             on_excess: OnExcess::Delay,
-        },
+        }),
         refuse: Refuse::Http,
         client: ClientBy::Address,
         access: Access::default(),
