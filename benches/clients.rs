@@ -41,7 +41,7 @@ fn main() {
     held.write_all(request("/", "").as_bytes()).expect("it is written");
     assert_eq!(status(&mut held), 101);
     // The same few, many times: warms what connections need.
-    run(address, 20_000, |number| number % 4);
+    run(address, clients, |number| number % 4);
     let before = gateway.resident();
     let began = Instant::now();
     run(address, clients, |number| 1_000 + number);

@@ -146,6 +146,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         }
     }
 
+    /// Whether it refuses bytes or waits for its turn, or just ceased to.
+    pub fn is_held_up(&self) -> bool {
+        self.refuses() || self.refused.is_some() || !self.early.is_empty() || self.toll.until().is_some()
+    }
+
+    /// Whether there is a frame of ours for it.
+    pub fn has_due(&self) -> bool {
+        self.pong.is_some() || self.ping_due || self.close_due.is_some()
+    }
+
     /// Bytes that it makes us hold, in both directions.
     pub fn holds(&self) -> usize {
         self.held.len() + self.early.len()

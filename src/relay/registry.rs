@@ -206,6 +206,11 @@ impl Entry {
         asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
     }
 
+    /// Whether it was last told to hold no bytes.
+    pub fn holds_nothing(&self) -> bool {
+        self.share.bytes() == 0
+    }
+
     /// Tells how many bytes this session holds now.
     #[inline]
     pub fn hold(&mut self, bytes: usize, now: Instant) {

@@ -220,7 +220,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.heed_deaf(now);
         self.heed_waits(now);
         // After its turn there may be something to say to the upstream: the answer to a ping of its own.
-        again | can_say(&self.client, &self.upstream, &self.pass(now)) | self.settle(cx, now)
+        let answer = self.upstream.has_due() && can_say(&self.client, &self.upstream, &self.pass(now));
+        again | answer | self.settle(cx, now)
     }
 
     fn pass(&self, now: Instant) -> Pass {
@@ -238,6 +239,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Sets the timer to whatever ends first: a wait for a turn, or the patience with a side that takes nothing. Tells
     /// what is held.
     fn heed_waits(&mut self, now: Instant) {
+        // With nearly every message nothing waits, and nothing did.
+        if !self.client.is_held_up() && !self.upstream.is_held_up() && self.order.holds_nothing() {
+            return;
+        }
         self.client.heed_refusal(now);
         self.upstream.heed_refusal(now);
         let turns = [self.client.toll.until(), self.upstream.toll.until()].into_iter().flatten();
@@ -616,7 +621,9 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
     // Behind a Close or a fault nothing counts any more.
     from.keep(n, if happening.is_none() { &input[rest..n] } else { &[] });
     to.write(cx, &mut gather.pieces());
-    from.write(cx, &mut [IoSlice::new(pongs)]);
+    if !pongs.is_empty() {
+        from.write(cx, &mut [IoSlice::new(pongs)]);
+    }
     happening
 }
 
