@@ -60,7 +60,7 @@ fn configuration(routes: usize) -> Config {
 /// The walk of `http::gate` up to the dial, without its sockets.
 fn checks(mut parts: Parts, config: &Config) -> Parts {
     let host = fields::host(&parts).expect("a host");
-    let route = route::find(&config.routes, &host, parts.uri.path()).expect("a route");
+    let route = route::find(&config.routes, &host, &parts).expect("a route");
     let nobody = TrustedProxies::default();
     let client = client::identify(Peer::new(PEER.into(), &nobody), &nobody, &parts.headers);
     black_box(client.keys(&ClientBy::Address, &parts, 64, &Identities::default()));

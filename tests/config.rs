@@ -544,6 +544,24 @@ fn mistakes_in_routes() {
                 "6:1 route[2]: host a.com with path / belongs to the route in line 3 already",
             ),
             (
+                "query = { b = \"1\", a = \"2\" }\n[[route]]\nupstream = \"echo\"\nquery = { a = \"2\", b = \"1\" }",
+                "6:1 route[2]: any host with path / and these conditions belongs to the route in line 3 already",
+            ),
+            ("path = \"= /x\"", "5:8 route[1].path: \"=\" stands in no path"),
+            ("headers = [\"x\"]", "5:11 route[1].headers: a list stands where a table is wanted"),
+            ("headers = { X = 1 }", "5:17 route[1].headers.X: a number stands where a string is wanted"),
+            ("headers = { X = \" a\" }", "5:17 route[1].headers.X: \" a\" is not the value of a header field"),
+            ("headers = { \"X Y\" = \"a\" }", "5:21 route[1].headers.X Y: \"X Y\" is not the name of a header field"),
+            ("headers = { Host = \"a\" }", "5:20 route[1].headers.Host: \"Host\" has a meaning of its own"),
+            (
+                "headers = { X-Forwarded-For = \"a\" }",
+                "5:31 route[1].headers.X-Forwarded-For: \"X-Forwarded-For\" has a meaning of its own",
+            ),
+            ("headers = { X = \"1\", x = \"2\" }", "5:11 route[1].headers: x stands twice: its case does not count"),
+            ("query = { \"a b\" = \"1\" }", "5:19 route[1].query.a b: \"a b\" is not the name of a parameter"),
+            ("query = { a = true }", "5:15 route[1].query.a: true or false stands where a string is wanted"),
+            ("subprotocol = \"a b\"", "5:15 route[1].subprotocol: \"a b\" is not the name of a subprotocol"),
+            (
                 "name = \"x\"\n[[route]]\nname = \"x\"\npath = \"/x\"\npage = \"chat\"",
                 "7:8 route[2].name: the name \"x\" is taken in line 5 already",
             ),
@@ -661,6 +679,14 @@ fn warnings_are_no_problems() {
         (
             format!("{LISTENER}[[route]]\npage = \"chat\"\norigins = [\"any\"]\nstrict = true"),
             "5:11 route[1].origins: has no effect on a page\n6:10 route[1].strict: has no effect on a page",
+        ),
+        (
+            format!("{LISTENER}{ROUTE}subprotocols = [\"chat\"]\nsubprotocol = \"mqtt\"\n{UPSTREAM}"),
+            "5:16 route[1].subprotocols: \"mqtt\", which every client of this route offers, does not pass",
+        ),
+        (
+            format!("{LISTENER}[[route]]\npage = \"chat\"\nsubprotocol = \"mqtt\""),
+            "5:15 route[1].subprotocol: never holds: who asks for a page offers no subprotocol",
         ),
         (
             format!("{LISTENER}{ROUTE}request_timeout = \"off\"\n{UPSTREAM}"),

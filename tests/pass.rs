@@ -990,8 +990,36 @@ fn upstreams_over_tls_and_unix_sockets_and_clients_over_tls() {
     }
 }
 
-/// A route of the property: what it matches, and the upstream that it names.
-const ROUTES: [(&str, &str); 4] = [("a.test", "/"), ("a.test", "/api"), ("b.test", "/api"), ("b.test", "/api/admin")];
+/// The routes of the property, each with an upstream of its own: host, path, and further keys.
+const ROUTES: [(&str, &str, &str); 7] = [
+    ("a.test", "/", ""),
+    ("a.test", "/api", ""),
+    ("a.test", "/api", EXACT),
+    ("b.test", "/api", ""),
+    ("b.test", "/api", TENANT),
+    ("b.test", "/api/admin", ""),
+    ("b.test", "/api/admin/", EXACT),
+];
+const EXACT: &str = "path_exact = true";
+const TENANT: &str = "headers = { X-Tenant = \"a\" }";
+
+/// The route for which a request was meant, by what its server got to see: a second word on `policy::route`.
+fn meant(host: &str, target: &str, tenants: &[&str]) -> Option<usize> {
+    let segments = read_again(target);
+    let slash = target.split('?').next().is_some_and(|path| path.ends_with('/'));
+    let rank = |(route_host, path, more): (&str, &str, &str)| {
+        let prefix: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let below = segments.iter().map(String::as_str).take(prefix.len()).eq(prefix.iter().copied());
+        let holds = match more {
+            EXACT => segments.len() == prefix.len() && slash == path.ends_with('/'),
+            TENANT => tenants == ["a"],
+            _ => true,
+        };
+        (route_host == host && below && holds).then_some((more == EXACT, prefix.len(), more == TENANT))
+    };
+    let ranked = ROUTES.iter().enumerate().filter_map(|(number, route)| Some((rank(*route)?, number)));
+    ranked.max_by_key(|(rank, _)| *rank).map(|(_, number)| number)
+}
 
 /// A server that keeps its connections, frames strictly, and tells what it got: the number of its route, and the head.
 fn recording(route: usize, got: Arc<Mutex<Vec<(usize, String)>>>) -> SocketAddr {
@@ -1036,10 +1064,10 @@ fn read_again(target: &str) -> Vec<String> {
 fn no_request_reaches_an_upstream_that_its_route_does_not_name() {
     let got = Arc::new(Mutex::new(Vec::new()));
     let mut text = "[[listener]]\naddress = \"127.0.0.1:0\"\nhead_timeout = \"100ms\"\n".to_owned();
-    for (number, (host, path)) in ROUTES.iter().enumerate() {
+    for (number, (host, path, more)) in ROUTES.iter().enumerate() {
         let address = recording(number, got.clone());
         text += &format!(
-            "[[route]]\nhost = {host:?}\npath = {path:?}\nupstream = \"u{number}\"\nhttp = true\n\
+            "[[route]]\nhost = {host:?}\npath = {path:?}\n{more}\nupstream = \"u{number}\"\nhttp = true\n\
              request_timeout = \"1s\"\nbody_timeout = \"100ms\"\n[upstream.u{number}]\nservers = [\"ws://{address}\"]\n"
         );
     }
@@ -1056,6 +1084,7 @@ fn no_request_reaches_an_upstream_that_its_route_does_not_name() {
     let target = proptest::collection::vec(piece, 0..5).prop_map(|pieces| format!("/{}", pieces.concat()));
     let target = prop_oneof![
         8 => target.clone(),
+        2 => select(vec!["/api", "/api/a", "/api/admin", "/api/admin/", "/api/admin//a"]).prop_map(str::to_owned),
         1 => target.clone().prop_map(|target| format!("http://b.test{target}")),
         1 => target.prop_map(|target| target[1..].to_owned()),
     ];
@@ -1069,6 +1098,10 @@ fn no_request_reaches_an_upstream_that_its_route_does_not_name() {
         " Host: b.test",
         "Host : b.test",
         "X-Forwarded-Host: b.test",
+        "X-Tenant: a",
+        "X-Tenant: a",
+        "X-Tenant: b",
+        "X_Tenant: a",
         "X-Original-URL: /api/admin",
         "X-Rewrite-URL: /api/admin",
         "Content-Length: 0",
@@ -1105,6 +1138,7 @@ fn no_request_reaches_an_upstream_that_its_route_does_not_name() {
         format!("hello{hidden}"),
     ]);
     let count = std::cell::Cell::new(0);
+    let reached = std::cell::RefCell::new(std::collections::BTreeSet::new());
     let mut runner = TestRunner::new(Runs { cases: 2000, failure_persistence: None, ..Runs::default() });
     runner
         .run(&(method, target, host, fields, body), |(method, target, host, fields, body)| {
@@ -1117,7 +1151,7 @@ fn no_request_reaches_an_upstream_that_its_route_does_not_name() {
             let _ = peer.rest();
             for (route, head) in got.lock().expect("not poisoned").drain(..) {
                 count.set(count.get() + 1);
-                let (host, path) = ROUTES[route];
+                let (host, ..) = ROUTES[route];
                 let line = head.lines().next().unwrap_or_default();
                 let words: Vec<&str> = line.split(' ').collect();
                 prop_assert!(words.len() == 3 && words[2] == "HTTP/1.1", "no request line: {:?} of {:?}", head, text);
@@ -1129,17 +1163,12 @@ fn no_request_reaches_an_upstream_that_its_route_does_not_name() {
                 prop_assert_eq!(asked, host, "{:?} of {:?}", &head, &text);
                 let segments = read_again(words[1]);
                 prop_assert!(!segments.iter().any(|segment| segment == ".." || segment == "."), "{:?}", &head);
-                let prefix: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
-                let below = segments.iter().map(String::as_str).take(prefix.len()).eq(prefix.iter().copied());
-                prop_assert!(below, "{:?} reached {} {}: {:?}", words[1], host, path, &text);
-                // Nor one that a longer path of the same host belongs to.
-                let longer = ROUTES.iter().any(|(other_host, other)| {
-                    let other: Vec<&str> = other.split('/').filter(|segment| !segment.is_empty()).collect();
-                    *other_host == host
-                        && other.len() > prefix.len()
-                        && segments.iter().map(String::as_str).take(other.len()).eq(other.iter().copied())
-                });
-                prop_assert!(!longer, "{:?} reached {} {}: {:?}", words[1], host, path, &text);
+                let tenants = head.lines().filter_map(|line| line.split_once(": "));
+                let tenants: Vec<&str> =
+                    tenants.filter(|(name, _)| name.eq_ignore_ascii_case("x-tenant")).map(|(_, value)| value).collect();
+                let meant = meant(host, words[1], &tenants);
+                prop_assert_eq!(meant, Some(route), "{:?} of {:?}", &head, &text);
+                reached.borrow_mut().insert(route);
                 let framings = ["content-length", "transfer-encoding"].map(|name| field(&head, name).is_some());
                 prop_assert!(framings != [true, true], "{:?}", &head);
             }
@@ -1147,5 +1176,6 @@ fn no_request_reaches_an_upstream_that_its_route_does_not_name() {
         })
         .expect("every request reaches its own upstream");
     assert!(count.get() > 500, "requests passed: {}", count.get());
+    assert_eq!(reached.into_inner().len(), ROUTES.len(), "every route had some");
     assert!(!gateway.output().contains("panicked"), "{}", gateway.output());
 }

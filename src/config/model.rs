@@ -225,8 +225,11 @@ pub struct Route {
     /// Unique among routes.
     pub name: String,
     pub host: HostPattern,
-    /// In normal form, begins with `/`, no trailing slash unless it is the root. Matches on segment boundaries.
+    /// In normal form, begins with `/`. A prefix that matches on segment boundaries, without a trailing slash unless it is
+    /// the root; or with `path_exact` the whole path.
     pub path: String,
+    pub path_exact: bool,
+    pub conditions: Conditions,
     /// Whether `%2F` may stand in a path.
     pub encoded_slashes: bool,
     pub target: Target,
@@ -244,6 +247,17 @@ pub struct Route {
     pub limits: RouteLimits,
     /// `http = true`: plain HTTP passes too. `None`: WebSockets only.
     pub plain: Option<PlainRules>,
+}
+
+/// What a request must hold beside host and path: all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Conditions {
+    /// In the order of their names, so that equal conditions compare equal.
+    pub headers: Vec<(HeaderName, String)>,
+    /// Decoded; in the order of their names.
+    pub query: Vec<(String, String)>,
+    /// One that the client offers.
+    pub subprotocol: Option<String>,
 }
 
 /// `limits` of a route. `None` is `"off"`.

@@ -130,6 +130,24 @@ impl<'f, 's> Reader<'f, 's> {
         }
     }
 
+    /// A table whose names are the file's own. Each entry is read and refused on its own; one that was refused is `None`.
+    pub fn pairs<T>(&mut self, name: &'static str, parse: impl Fn(&Entry) -> Parsed<T>) -> Option<Vec<Option<T>>> {
+        let node = self.take(name)?;
+        let key = self.path_of(name);
+        match &node.value {
+            Value::Table(entries) => {
+                let read = |entry: &Entry| self.parsed(&format!("{key}.{}", entry.key), &entry.node, |_| parse(entry));
+                Some(entries.iter().map(read).collect())
+            }
+            Value::Broken => None,
+            _ => {
+                let wrong = Wrong::new(format!("{} stands where a table is wanted", node.kind()));
+                self.findings.wrong(node.at, &key, wrong.help("like { NAME = \"value\" }"));
+                None
+            }
+        }
+    }
+
     /// A table below this one; `None` where it is left out or `"off"`.
     pub fn table(&mut self, name: &'static str) -> Option<Reader<'f, 's>> {
         let off = self.key(name).kind.contains("\"off\"");

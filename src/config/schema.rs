@@ -267,7 +267,9 @@ pub(super) static CERTIFICATES: Table = Table {
 
 pub(super) static ROUTE: Table = Table {
     title: "[[route]]",
-    doc: "Which requests are served, and how. The exact host wins over \"*.\", that over any; then the longest path.",
+    doc: "Which requests are served, and how. Of the routes that match, the most specific one serves: the exact host wins \
+          over \"*.\", that over any; then the exact path, then the longest one, then the one with the most conditions \
+          (`headers`, `query`, `subprotocol`), then the first in the file.",
     keys: &[
         key("name", "string", Nothing("\"echo\"", "host and path"), "The route's name in logs. Unique."),
         key(
@@ -281,6 +283,30 @@ pub(super) static ROUTE: Table = Table {
             "path",
             Default("\"/\""),
             "The path and all below it: \"/chat\" serves /chat and /chat/room, not /chatter. \"/\" is any path.",
+        ),
+        key(
+            "path_exact",
+            "true or false",
+            Default("false"),
+            "Serves `path` alone and nothing below it. A trailing slash counts then.",
+        ),
+        key(
+            "headers",
+            "table of strings",
+            Nothing("{ X-Tenant = \"a\" }", "no condition"),
+            "Serves only requests with these header fields, each there once and with this value.",
+        ),
+        key(
+            "query",
+            "table of strings",
+            Nothing("{ version = \"2\" }", "no condition"),
+            "Serves only requests with these parameters in the query, each there once and with this value, decoded.",
+        ),
+        key(
+            "subprotocol",
+            "name",
+            Nothing("\"mqtt\"", "no condition"),
+            "Serves only clients that offer this subprotocol.",
         ),
         key("upstream", "name of an upstream", Either("\"echo\""), "Where sessions go. Either this or `page`."),
         key(

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::model::{
-    Backend, BackendKind, Config, HostPattern, Listener, ListenerAddress, Origins, Page, Route, Target,
+    Backend, BackendKind, Conditions, Config, HostPattern, Listener, ListenerAddress, Origins, Page, Route, Target,
 };
 use super::value::show_duration;
 
@@ -71,9 +71,22 @@ fn routes(config: &Config) -> String {
             Target::Upstream(_) => origins(&route.origins),
             Target::Page(_) => "-".to_owned(),
         };
-        vec![route.name.clone(), host, route.path.clone(), target(route), origins]
+        vec![route.name.clone(), host, path(route), target(route), origins]
     });
     table(&["ROUTE", "HOST", "PATH", "GOES TO", "ORIGINS"], rows)
+}
+
+/// The path with its conditions: `= /chat (x-tenant, ?version)`.
+fn path(route: &Route) -> String {
+    let Conditions { headers, query, subprotocol } = &route.conditions;
+    let exact = if route.path_exact { "= " } else { "" };
+    // Without the values: one may be a secret.
+    let headers = headers.iter().map(|(name, _)| name.to_string());
+    let query = query.iter().map(|(name, _)| format!("?{name}"));
+    let subprotocol = subprotocol.iter().map(|name| format!("subprotocol {name}"));
+    let conditions: Vec<String> = headers.chain(query).chain(subprotocol).collect();
+    let conditions = if conditions.is_empty() { String::new() } else { format!(" ({})", conditions.join(", ")) };
+    format!("{exact}{}{conditions}", route.path)
 }
 
 fn target(route: &Route) -> String {

@@ -363,6 +363,16 @@ pub(super) fn field_name(text: &str) -> Parsed<HeaderName> {
     }
 }
 
+/// The value of a header field, as conditions compare it and as it is sent.
+pub(super) fn field_value(text: &str) -> Parsed<String> {
+    let is_value = |c: char| c == '\t' || (' '..='~').contains(&c);
+    match text.trim_matches([' ', '\t']) == text && text.chars().all(is_value) {
+        true => Ok(text.to_owned()),
+        false => Err(Wrong::new(format!("{text:?} is not the value of a header field"))
+            .help("visible ASCII characters, with spaces only between them")),
+    }
+}
+
 /// The name of a parameter of a query, as it is compared: decoded.
 pub(super) fn parameter(text: &str) -> Parsed<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
@@ -400,7 +410,7 @@ pub(super) fn server(text: &str) -> Parsed<Server> {
     }
     let (host, port) = authority_parts(authority)?;
     let port = port.unwrap_or(if tls { 443 } else { 80 });
-    let base = if base.is_empty() { String::new() } else { path(base, true)? };
+    let base = if base.is_empty() { String::new() } else { path(base, true, false)? };
     let base = if base == "/" { String::new() } else { base };
     Ok(Server { address: ServerAddress::Tcp { host, port }, tls, base, text: text.to_owned() })
 }
@@ -589,8 +599,12 @@ pub(super) fn file_name(text: &str) -> Parsed<&str> {
 
 // Paths.
 
-/// A path that is already in normal form ([`route::normalise`]); a trailing slash is only right for the root.
-pub(super) fn path(text: &str, encoded_slashes: bool) -> Parsed<String> {
+/// A path that is already in normal form ([`route::normalise`]): the whole one where it is `exact`, or a prefix, which has
+/// a trailing slash only where it is the root.
+pub(super) fn path(text: &str, encoded_slashes: bool, exact: bool) -> Parsed<String> {
+    if let Some(path) = text.strip_prefix('=').map(str::trim_start).filter(|path| path.starts_with('/')) {
+        return Err(Wrong::new("\"=\" stands in no path").help(format!("write {path:?} and `path_exact = true`")));
+    }
     if !text.starts_with('/') {
         return Err(Wrong::new(format!("{text:?} does not begin with \"/\"")).help(format!("write \"/{text}\"")));
     }
@@ -613,7 +627,7 @@ pub(super) fn path(text: &str, encoded_slashes: bool) -> Parsed<String> {
     })?;
     // A prefix ends where a segment does, so the slash behind it says nothing.
     let normal = match normal.strip_suffix('/') {
-        Some(front) if !front.is_empty() => front.to_owned(),
+        Some(front) if !front.is_empty() && !exact => front.to_owned(),
         _ => normal.into_owned(),
     };
     match normal == text {

@@ -1,6 +1,6 @@
 //! Who a client is: the address that counts, and the keys under which it is limited.
 
-mod identity;
+pub(super) mod identity;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -128,7 +128,7 @@ pub fn decide<'a>(
 ) -> Result<Decision<'a>, Denied<'a>> {
     let denied = |check, refusal| Denied { check, refusal, route: None, key: None };
     let host = fields::host(parts).map_err(|refusal| denied(Check::Route, refusal))?;
-    let route = route::find(routes, &host, parts.uri.path()).map_err(|refusal| denied(Check::Route, refusal))?;
+    let route = route::find(routes, &host, parts).map_err(|refusal| denied(Check::Route, refusal))?;
     watch.passed(Check::Route, format_args!("{}", route.name));
     let denied = |check, refusal| Denied { check, refusal, route: Some(route), key: None };
     let access = || access::check(&visitor.listener.access, &route.access, client.address);

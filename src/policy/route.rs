@@ -6,29 +6,31 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::Uri;
+use http::{Uri, request};
 
+use super::client::identity::{only, parameter};
 use super::origin::is_below;
-use crate::config::model::{HostPattern, Route};
+use crate::config::model::{Conditions, HostPattern, Route};
 use crate::proto::fields::Host;
+use crate::proto::handshake;
 use crate::proto::refusal::Refusal;
 
-/// The route for a host and the path of the request target, as it came: the most specific host (exact, then the longest
-/// wildcard, then any), then the longest path prefix, then the first in the file.
+/// The route for a request: of those that match, the one with the most specific host (exact, then the longest wildcard,
+/// then any), then an exact path, then the longest prefix, then the most conditions, then the first in the file.
 ///
 /// # Errors
 /// When the path is refused, when it holds an encoded slash and the route does not allow them, or when no route
 /// matches.
-pub fn find<'a>(routes: &'a [Arc<Route>], host: &Host, path: &str) -> Result<&'a Arc<Route>, Refusal> {
-    let normal = normalise(path, true)?;
-    let mut best: Option<((HostRank, usize), &Arc<Route>)> = None;
+pub fn find<'a>(routes: &'a [Arc<Route>], host: &Host, parts: &request::Parts) -> Result<&'a Arc<Route>, Refusal> {
+    let normal = normalise(parts.uri.path(), true)?;
+    let mut best: Option<(Rank, &Arc<Route>)> = None;
     for route in routes {
-        let Some(rank) = host_rank(&route.host, &host.name).filter(|_| is_prefix(&route.path, &normal)) else {
+        let Some(rank) = host_rank(&route.host, &host.name).filter(|_| is_at(route, &normal)) else {
             continue;
         };
-        let rank = (rank, route.path.len());
+        let rank = (rank, route.path_exact, route.path.len(), count(&route.conditions));
         // Only a better one replaces: among equals the first stays.
-        if best.is_none_or(|(found, _)| rank > found) {
+        if best.is_none_or(|(found, _)| rank > found) && hold(&route.conditions, parts) {
             best = Some((rank, route));
         }
     }
@@ -69,6 +71,9 @@ pub fn target(base: &str, uri: &Uri) -> String {
 
 const ENCODED_SLASH: &str = "%2F";
 
+/// Host, whether the path is exact, the length of the path, the number of conditions.
+type Rank = (HostRank, bool, usize, usize);
+
 /// Higher is more specific; wildcards by the length of their suffix.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum HostRank {
@@ -83,6 +88,24 @@ fn host_rank(pattern: &HostPattern, name: &str) -> Option<HostRank> {
         HostPattern::Below(parent) => is_below(name, parent).then_some(HostRank::Below(parent.len())),
         HostPattern::Exact(exact) => (exact == name).then_some(HostRank::Exact),
     }
+}
+
+fn is_at(route: &Route, path: &str) -> bool {
+    if route.path_exact { route.path == path } else { is_prefix(&route.path, path) }
+}
+
+fn count(conditions: &Conditions) -> usize {
+    conditions.headers.len() + conditions.query.len() + usize::from(conditions.subprotocol.is_some())
+}
+
+/// A field or parameter that is there twice holds no condition: an upstream could go by the other one.
+fn hold(conditions: &Conditions, parts: &request::Parts) -> bool {
+    let field = |name| only(parts.headers.get_all(name).iter());
+    let is_offered =
+        |name: &String| handshake::subprotocols(&parts.headers).is_ok_and(|offered| offered.contains(name));
+    conditions.headers.iter().all(|(name, value)| field(name).is_some_and(|found| found == value.as_str()))
+        && conditions.query.iter().all(|(name, value)| parameter(parts, name).is_some_and(|v| *v == *value.as_bytes()))
+        && conditions.subprotocol.iter().all(is_offered)
 }
 
 /// Whether the prefix ends where a segment does.

@@ -4,13 +4,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::config::model::{
-    ClientBy, Compression, Heartbeat, HostPattern, Limits, OriginPattern, Origins, Page, PingMode, PlainRules,
-    Position, Refuse, RelayRules, Route, Subprotocols, Target,
+    ClientBy, Compression, Conditions, Heartbeat, HostPattern, Limits, OriginPattern, Origins, Page, PingMode,
+    PlainRules, Position, Refuse, RelayRules, Route, Subprotocols, Target,
 };
 use crate::config::problem::Source;
 use crate::config::read::Reader;
 use crate::config::show;
-use crate::config::tree::Node;
+use crate::config::tree::{Entry, Node};
 use crate::config::value::{self, Wrong, boolean, nearest, number, one_of, or_off, show_duration, string};
 
 use super::access::{access, keys};
@@ -18,13 +18,16 @@ use super::limits::route_limits;
 use super::rates::Rates;
 use super::{Upstreams, all, repeated};
 
+/// Host, path, whether it is exact, conditions.
+type Matches = (HostPattern, String, bool, Conditions);
+
 /// A route whose name may still be missing, with the places that the other routes are compared at.
 pub(super) struct RouteRead {
     pub key: String,
     at: Position,
     name: Option<(String, Position)>,
     /// What it matches, when both could be read.
-    matches: Option<(HostPattern, String)>,
+    matches: Option<Matches>,
     pub upstream: Option<String>,
     pub client: Option<(ClientBy, Position)>,
     route: Option<Route>,
@@ -43,8 +46,11 @@ pub(super) fn route(
     let host = table.value("host", string(value::host_pattern));
     let host = if host_written { host } else { Some(HostPattern::Any) };
     let encoded_slashes = table.value("encoded_slashes", boolean);
-    let path = table.value("path", string(|text| value::path(text, encoded_slashes == Some(true))));
-    let subprotocols = subprotocols(&mut table);
+    let path_exact = table.value("path_exact", boolean);
+    let exact = path_exact == Some(true);
+    let path = table.value("path", string(|text| value::path(text, encoded_slashes == Some(true), exact)));
+    let conditions = conditions(&mut table);
+    let subprotocols = subprotocols(&mut table, conditions.as_ref());
     let host_header_written = table.written("host_header").is_some();
     let host_header = table.value("host_header", string(value::host_header));
     let origins = origins(&mut table);
@@ -57,15 +63,19 @@ pub(super) fn route(
     let keys_written = table.written("keys").is_some();
     let keys = table.table("keys").and_then(|table| keys(table, source));
     let plain = plain_rules(&mut table);
-    let (key, matches) = (table.path().to_owned(), host.zip(path));
+    let key = table.path().to_owned();
+    let matches = || Some((host?, path?, path_exact?, conditions?));
+    let matches = matches();
     table.finish();
 
     let build = || {
-        let (host, path) = matches.clone()?;
+        let (host, path, path_exact, conditions) = matches.clone()?;
         Some(Route {
             name: String::new(),
             host,
             path,
+            path_exact,
+            conditions,
             encoded_slashes: encoded_slashes?,
             target: target?,
             origins: origins?,
@@ -86,10 +96,15 @@ pub(super) fn route(
 
 /// A page is plain HTTP and opens no session: what rules sessions has no effect there.
 fn warn_of_idle_keys(table: &Reader<'_, '_>) {
-    const OF_A_PAGE: [&str; 7] = ["name", "host", "path", "page", "encoded_slashes", "allow", "deny"];
+    const OF_A_PAGE: [&str; 10] =
+        ["name", "host", "path", "path_exact", "headers", "query", "page", "encoded_slashes", "allow", "deny"];
     if table.written("page").is_some() && table.written("upstream").is_none() {
         for (key, at) in table.known_keys().filter(|(key, _)| !OF_A_PAGE.contains(key)) {
-            table.warn(at, key, Wrong::new("has no effect on a page"));
+            let words = match key {
+                "subprotocol" => "never holds: who asks for a page offers no subprotocol",
+                _ => "has no effect on a page",
+            };
+            table.warn(at, key, Wrong::new(words));
         }
     }
 }
@@ -171,7 +186,25 @@ fn origins(table: &mut Reader<'_, '_>) -> Option<Origins> {
     sound.then_some(origins)
 }
 
-fn subprotocols(table: &mut Reader<'_, '_>) -> Option<Subprotocols> {
+fn conditions(table: &mut Reader<'_, '_>) -> Option<Conditions> {
+    let [headers_at, query_at, subprotocol_at] = ["headers", "query", "subprotocol"].map(|key| table.written(key));
+    let field = |entry: &Entry| Ok((value::field_name(&entry.key)?, string(value::field_value)(&entry.node)?));
+    let parameter = |entry: &Entry| Ok((value::parameter(&entry.key)?, value::text(&entry.node)?.to_owned()));
+    let headers = table.pairs("headers", field);
+    let query = table.pairs("query", parameter);
+    let subprotocol = table.value("subprotocol", string(value::subprotocol));
+    let mut headers = if headers_at.is_some() { all(headers?)? } else { Vec::new() };
+    let mut query = if query_at.is_some() { all(query?)? } else { Vec::new() };
+    headers.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+    query.sort();
+    if let Some(twice) = headers.windows(2).find(|two| two[0].0 == two[1].0) {
+        let wrong = Wrong::new(format!("{} stands twice: its case does not count", twice[0].0));
+        table.wrong(headers_at.unwrap_or_default(), "headers", wrong.help("remove one of them"));
+    }
+    Some(Conditions { headers, query, subprotocol: if subprotocol_at.is_some() { Some(subprotocol?) } else { None } })
+}
+
+fn subprotocols(table: &mut Reader<'_, '_>, conditions: Option<&Conditions>) -> Option<Subprotocols> {
     let at = table.written("subprotocols");
     let list = table.list("subprotocols", |node| Ok((string(value::subprotocol)(node)?, node.at)));
     let require = table.value("subprotocol_required", boolean);
@@ -186,8 +219,14 @@ fn subprotocols(table: &mut Reader<'_, '_>) -> Option<Subprotocols> {
     }
     let list = match (at, list) {
         (None, _) => None,
-        (Some(_), list) => Some(all(list?)?.into_iter().map(|(name, _)| name).collect()),
+        (Some(_), list) => Some(all(list?)?.into_iter().map(|(name, _)| name).collect::<Vec<_>>()),
     };
+    if let (Some(list), Some(name), Some(at)) = (&list, conditions.and_then(|c| c.subprotocol.as_ref()), at)
+        && !list.contains(name)
+    {
+        let wrong = Wrong::new(format!("{name:?}, which every client of this route offers, does not pass"));
+        table.warn(at, "subprotocols", wrong.help(format!("add {name:?} to the list")));
+    }
     Some(Subprotocols { list, require: require? })
 }
 
@@ -319,12 +358,15 @@ pub(super) fn routes_differ(root: &Reader<'_, '_>, routes: &[RouteRead]) {
     }
     let matches: Vec<_> =
         routes.iter().filter_map(|read| read.matches.as_ref().map(|matches| (matches, read))).collect();
-    for (((host, path), read), first) in repeated(&matches, |(matches, read)| (*matches, read.at)) {
+    // Nothing else can keep a route from ever matching: one that takes all of its requests would be as specific in host,
+    // path and number of conditions, and so have the same ones (policy::route has a test of that).
+    for (((host, path, _, conditions), read), first) in repeated(&matches, |(matches, read)| (*matches, read.at)) {
         let host = match show::host(host) {
             host if host.is_empty() => "any host".to_owned(),
             host => format!("host {host}"),
         };
-        let wrong = Wrong::new(format!("{host} with path {path} belongs to the route in line {first} already"));
+        let same = if *conditions == Conditions::default() { "" } else { " and these conditions" };
+        let wrong = Wrong::new(format!("{host} with path {path}{same} belongs to the route in line {first} already"));
         root.wrong(read.at, &read.key, wrong.help("change `path` or `host`, or remove one of the routes"));
     }
 }

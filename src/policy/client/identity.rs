@@ -48,8 +48,8 @@ fn cookie<'a>(parts: &'a request::Parts, name: &str) -> Option<&'a [u8]> {
 }
 
 /// Decoded, for some clients write `=` as it is and some as %3D.
-fn parameter<'a>(parts: &'a request::Parts, name: &str) -> Option<Cow<'a, [u8]>> {
-    let pairs = parts.uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+pub(in crate::policy) fn parameter<'a>(parts: &'a request::Parts, name: &str) -> Option<Cow<'a, [u8]>> {
+    let pairs = parts.uri.query()?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     only(pairs.filter(|(found, _)| *decoded(found) == *name.as_bytes())).map(|(_, value)| decoded(value))
 }
 
@@ -77,6 +77,6 @@ fn decoded(text: &str) -> Cow<'_, [u8]> {
 }
 
 /// The only one. Two of a name are read in different ways: the first by some, the last by others.
-fn only<T>(mut values: impl Iterator<Item = T>) -> Option<T> {
+pub(in crate::policy) fn only<T>(mut values: impl Iterator<Item = T>) -> Option<T> {
     values.next().filter(|_| values.next().is_none())
 }

@@ -4,13 +4,27 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::model::{
-    Access, ClientBy, Compression, OnExcess, Origins, Page, PingMode, Refuse, RelayRules, RouteLimits, Subprotocols,
-    Target,
+    Access, ClientBy, Compression, Conditions, OnExcess, Origins, Page, PingMode, Refuse, RelayRules, RouteLimits,
+    Subprotocols, Target,
 };
 
-/// A route named by what it matches: `host/path`, `*.host/path` or `*/path`.
+/// A route named by what it matches: `host/path`, `*.host/path` or `*/path`; `host=/path` where the path is exact. Behind
+/// it conditions: `Name:value`, `?name=value`, `+subprotocol`.
 fn route(text: &str) -> Arc<Route> {
-    let (host, path) = text.split_at(text.find('/').unwrap());
+    let mut words = text.split(' ');
+    let (host, path) = words.next().unwrap().split_at(text.find('/').unwrap());
+    let (host, path_exact) = host.strip_suffix('=').map_or((host, false), |host| (host, true));
+    let mut conditions = Conditions::default();
+    for word in words {
+        if let Some(name) = word.strip_prefix('+') {
+            conditions.subprotocol = Some(name.to_owned());
+        } else if let Some((name, value)) = word.strip_prefix('?').and_then(|pair| pair.split_once('=')) {
+            conditions.query.push((name.to_owned(), value.to_owned()));
+        } else {
+            let (name, value) = word.split_once(':').unwrap();
+            conditions.headers.push((name.parse().unwrap(), value.to_owned()));
+        }
+    }
     let host = match host {
         "*" => HostPattern::Any,
         _ => match host.strip_prefix("*.") {
@@ -22,6 +36,8 @@ fn route(text: &str) -> Arc<Route> {
         name: text.to_owned(),
         host,
         path: path.to_owned(),
+        path_exact,
+        conditions,
         encoded_slashes: false,
         target: Target::Page(Page::Chat),
         origins: Origins { any: true, none: false, same_origin: false, list: Vec::new() },
@@ -50,6 +66,17 @@ fn route(text: &str) -> Arc<Route> {
         limits: RouteLimits::default(),
         plain: None,
     })
+}
+
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
+/// The head of a request for this target, with these fields.
+fn head(target: &str, fields: Fields) -> request::Parts {
+    let mut request = http::Request::builder().uri(target);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap().into_parts().0
 }
 
 #[test]
@@ -167,18 +194,85 @@ fn the_most_specific_route_wins() {
         ("a path that is refused", "chat.example.com", "/chat/../x", Err(R::PathDotSegment)),
     ];
     for (name, host, path, expected) in rows {
-        let found = find(&routes, &host.parse().unwrap(), path);
+        let found = find(&routes, &host.parse().unwrap(), &head(path, &[]));
         assert_eq!(found.map(|route| route.name.as_str()), expected, "{name}");
     }
-    assert_eq!(find(&routes[7..], &"only.example".parse().unwrap(), "/").map(|_| ()), Err(R::NoRoute));
-    assert_eq!(find(&[], &"only.example".parse().unwrap(), "/").map(|_| ()), Err(R::NoRoute));
+    assert_eq!(find(&routes[7..], &"only.example".parse().unwrap(), &head("/", &[])).map(|_| ()), Err(R::NoRoute));
+    assert_eq!(find(&[], &"only.example".parse().unwrap(), &head("/", &[])).map(|_| ()), Err(R::NoRoute));
 }
 
 #[test]
 fn the_first_of_two_equal_routes_wins() {
     let routes = ["a.example/x", "a.example/x"].map(route);
-    let found = find(&routes, &"a.example".parse().unwrap(), "/x").unwrap();
+    let found = find(&routes, &"a.example".parse().unwrap(), &head("/x", &[])).unwrap();
     assert!(Arc::ptr_eq(found, &routes[0]));
+}
+
+#[test]
+fn exact_paths() {
+    let routes = ["*=/", "*/chat", "*=/chat", "*=/chat/room/", "a.example/chat"].map(route);
+    #[rustfmt::skip]
+    let rows = [
+        ("the path itself", "b.example", "/chat", Ok("*=/chat")),
+        ("with a query", "b.example", "/chat?x", Ok("*=/chat")),
+        ("in normal form", "b.example", "//c%68at", Ok("*=/chat")),
+        ("a trailing slash is another path", "b.example", "/chat/", Ok("*/chat")),
+        ("below it", "b.example", "/chat/room", Ok("*/chat")),
+        ("with a trailing slash of its own", "b.example", "/chat/room/", Ok("*=/chat/room/")),
+        ("the root alone", "b.example", "/", Ok("*=/")),
+        ("not what is below the root", "b.example", "/x", Err(Refusal::NoRoute)),
+        ("the host counts more", "a.example", "/chat", Ok("a.example/chat")),
+    ];
+    for (name, host, path, expected) in rows {
+        let found = find(&routes, &host.parse().unwrap(), &head(path, &[]));
+        assert_eq!(found.map(|route| route.name.as_str()), expected, "{name}");
+    }
+}
+
+#[test]
+fn conditions() {
+    let routes = [
+        "*/chat",
+        "*/chat x-tenant:a",
+        "*/chat x-tenant:a ?version=2",
+        "*/chat ?version=2",
+        "*/chat +mqtt",
+        "*/chat/room",
+        "*=/chat/exact",
+        "*/chat/exact x-tenant:a ?version=2",
+    ]
+    .map(route);
+    let tenant = ("X-Tenant", "a");
+    let offer = |list| ("Sec-WebSocket-Protocol", list);
+    #[rustfmt::skip]
+    let rows: [(&str, &str, Fields, &str); 22] = [
+        ("none holds", "/chat", &[], "*/chat"),
+        ("a field", "/chat", &[tenant], "*/chat x-tenant:a"),
+        ("another value", "/chat", &[("X-Tenant", "b")], "*/chat"),
+        ("case of a value counts", "/chat", &[("X-Tenant", "A")], "*/chat"),
+        ("a field that is there twice", "/chat", &[tenant, ("X-Tenant", "b")], "*/chat"),
+        ("the same one twice", "/chat", &[tenant, tenant], "*/chat"),
+        ("a list", "/chat", &[("X-Tenant", "a, b")], "*/chat"),
+        ("a parameter", "/chat?version=2", &[], "*/chat ?version=2"),
+        ("an encoded one", "/chat?a&%76ersion=%32", &[], "*/chat ?version=2"),
+        ("a parameter that is there twice", "/chat?version=2&version=1", &[], "*/chat"),
+        ("the second without a value", "/chat?version=2&version", &[], "*/chat"),
+        ("a name that begins so", "/chat?versions=2", &[], "*/chat"),
+        ("case of a parameter counts", "/chat?Version=2", &[], "*/chat"),
+        ("two conditions before one", "/chat?version=2", &[tenant], "*/chat x-tenant:a ?version=2"),
+        ("the first of as many", "/chat", &[tenant, offer("mqtt")], "*/chat x-tenant:a"),
+        ("a subprotocol", "/chat", &[offer("mqtt")], "*/chat +mqtt"),
+        ("one of several", "/chat", &[offer("chat, mqtt"), offer("x")], "*/chat +mqtt"),
+        ("case of a subprotocol counts", "/chat", &[offer("MQTT")], "*/chat"),
+        ("an offer that is malformed", "/chat", &[offer("mqtt, ,")], "*/chat"),
+        ("a longer path before conditions", "/chat/room?version=2", &[tenant], "*/chat/room"),
+        ("an exact path before conditions", "/chat/exact?version=2", &[tenant], "*=/chat/exact"),
+        ("conditions of the longer path", "/chat/exact/x?version=2", &[tenant], "*/chat/exact x-tenant:a ?version=2"),
+    ];
+    for (name, target, fields, expected) in rows {
+        let found = find(&routes, &"a.example".parse().unwrap(), &head(target, fields));
+        assert_eq!(found.map(|route| route.name.as_str()), Ok(expected), "{name}");
+    }
 }
 
 #[test]
@@ -187,9 +281,9 @@ fn encoded_slashes_are_the_routes_decision() {
     files.encoded_slashes = true;
     let routes = [route("*/"), Arc::new(files)];
     let host = "a.example".parse().unwrap();
-    assert_eq!(find(&routes, &host, "/files/a%2fb").unwrap().path, "/files");
-    assert_eq!(find(&routes, &host, "/other/a%2fb").map(|_| ()), Err(Refusal::PathEncodedSlash));
-    assert_eq!(find(&routes, &host, "/files/..%2fb").map(|_| ()), Err(Refusal::PathDotSegment));
+    assert_eq!(find(&routes, &host, &head("/files/a%2fb", &[])).unwrap().path, "/files");
+    assert_eq!(find(&routes, &host, &head("/other/a%2fb", &[])).map(|_| ()), Err(Refusal::PathEncodedSlash));
+    assert_eq!(find(&routes, &host, &head("/files/..%2fb", &[])).map(|_| ()), Err(Refusal::PathDotSegment));
 }
 
 #[test]
@@ -210,6 +304,35 @@ fn targets_for_the_upstream() {
 }
 
 proptest! {
+    /// A route that never gets a request would have to be one of two that match the same: `check` refuses those, and has
+    /// nothing else to look for.
+    #[test]
+    fn of_routes_that_differ_each_has_a_request_of_its_own(
+        names in proptest::collection::btree_set(
+            "(\\*|\\*\\.a\\.test|\\*\\.b\\.a\\.test|a\\.test|b\\.a\\.test)=?/(a(/b)?)?( x:[12])?( y:1)?( \\?q=[12])?( \\+[st])?",
+            1..12,
+        ),
+    ) {
+        let routes: Vec<_> = names.iter().map(|name| route(name)).collect();
+        for own in &routes {
+            let host = match &own.host {
+                HostPattern::Any => "other.test".to_owned(),
+                HostPattern::Exact(name) => name.clone(),
+                HostPattern::Below(parent) => format!("only-here.{parent}"),
+            };
+            let below = if own.path_exact { "" } else { "/only-here" };
+            let query: Vec<String> =
+                own.conditions.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let target = format!("{}{below}?{}", own.path.trim_end_matches('/'), query.join("&"));
+            let target = if target.starts_with('/') { target } else { format!("/{target}") };
+            let fields = own.conditions.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let offer = own.conditions.subprotocol.iter().map(|name| ("sec-websocket-protocol", name.as_str()));
+            let parts = head(&target, &fields.chain(offer).collect::<Vec<_>>());
+            let found = find(&routes, &host.parse().unwrap(), &parts);
+            prop_assert_eq!(found.map(|route| route.name.as_str()), Ok(own.name.as_str()), "{} {}", host, target);
+        }
+    }
+
     #[test]
     fn a_normal_form_is_its_own_normal_form(
         path in "/([a-zA-Z/.;%é\\[-]|%2[eEfF]|%5[cC]|%3[bB]|%[0-9a-fA-F]{2}|//){0,24}",
