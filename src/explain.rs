@@ -14,7 +14,9 @@ use http::header::{
 };
 use http::{Method, Request, Uri, request};
 
-use crate::config::model::{ClientBy, Config, Keys, Listener, ListenerAddress, RelayRules, RouteRates, Upstream};
+use crate::config::model::{
+    ClientBy, Config, Keys, Listener, ListenerAddress, RelayRules, Route, RouteRates, Upstream,
+};
 use crate::keyring::{BadFile, Keyrings};
 use crate::policy::client::{self, Address, ClientKey, Identities, Peer};
 use crate::policy::decide::{Check, Decision, Denied, Plan, Visitor, Watch, decide};
@@ -122,7 +124,7 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
             Verdict::Page
         }
         Ok(Decision::Plain(passage)) => {
-            findings.add(Check::Upstream.label(), upstream(passage.upstream, parts));
+            findings.add(Check::Upstream.label(), upstream(passage.route, passage.upstream, parts));
             Verdict::Plain(passage.upstream.name.clone())
         }
         Ok(Decision::Session(plan)) => {
@@ -130,7 +132,7 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
             match plan.offered(&mut findings) {
                 Err(refusal) => Verdict::Refused(Check::Subprotocol, refusal),
                 Ok(_) => {
-                    findings.add(Check::Upstream.label(), upstream(plan.upstream, parts));
+                    findings.add(Check::Upstream.label(), upstream(plan.route, plan.upstream, parts));
                     Verdict::Upstream(plan.upstream.name.clone())
                 }
             }
@@ -253,9 +255,9 @@ fn counted_as(key: ClientKey, by: &ClientBy) -> String {
 }
 
 /// Where it could go, and as what.
-fn upstream(upstream: &Upstream, parts: &request::Parts) -> String {
+fn upstream(route: &Route, upstream: &Upstream, parts: &request::Parts) -> String {
     let servers = upstream.servers.iter().map(|server| {
-        let target = route::target(&server.base, &parts.uri);
+        let target = route::target(route, &server.base, &parts.uri);
         let path = target.split('?').next().unwrap_or_default();
         format!("{} with path {path}", server.text)
     });

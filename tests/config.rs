@@ -547,6 +547,17 @@ fn mistakes_in_routes() {
                 "query = { b = \"1\", a = \"2\" }\n[[route]]\nupstream = \"echo\"\nquery = { a = \"2\", b = \"1\" }",
                 "6:1 route[2]: any host with path / and these conditions belongs to the route in line 3 already",
             ),
+            (
+                "strip_prefix = true\nrewrite = { prefix = \"/x\" }",
+                "6:11 route[1].rewrite: stands beside `strip_prefix`: both take the place of `path`",
+            ),
+            ("rewrite = { prefix = \"x\" }", "5:22 route[1].rewrite.prefix: \"x\" does not begin with \"/\""),
+            ("rewrite = { prefix = \"/x/\" }", "5:22 route[1].rewrite.prefix: \"/x/\" is not in normal form"),
+            (
+                "rewrite = { prefix = \"/../x\" }",
+                "5:22 route[1].rewrite.prefix: \".\" and \"..\" cannot be segments of a path",
+            ),
+            ("rewrite = {}", "5:11 route[1].rewrite.prefix: is missing"),
             ("path = \"= /x\"", "5:8 route[1].path: \"=\" stands in no path"),
             ("headers = [\"x\"]", "5:11 route[1].headers: a list stands where a table is wanted"),
             ("headers = { X = 1 }", "5:17 route[1].headers.X: a number stands where a string is wanted"),
@@ -683,6 +694,10 @@ fn warnings_are_no_problems() {
         (
             format!("{LISTENER}{ROUTE}subprotocols = [\"chat\"]\nsubprotocol = \"mqtt\"\n{UPSTREAM}"),
             "5:16 route[1].subprotocols: \"mqtt\", which every client of this route offers, does not pass",
+        ),
+        (
+            format!("{LISTENER}{ROUTE}strip_prefix = true\n{UPSTREAM}"),
+            "5:16 route[1].strip_prefix: has no effect: `path` is \"/\"",
         ),
         (
             format!("{LISTENER}[[route]]\npage = \"chat\"\nsubprotocol = \"mqtt\""),

@@ -991,10 +991,12 @@ fn upstreams_over_tls_and_unix_sockets_and_clients_over_tls() {
 }
 
 /// The routes of the property, each with an upstream of its own: host, path, and further keys.
-const ROUTES: [(&str, &str, &str); 7] = [
+const ROUTES: [(&str, &str, &str); 9] = [
     ("a.test", "/", ""),
     ("a.test", "/api", ""),
     ("a.test", "/api", EXACT),
+    ("a.test", "/a", STRIP),
+    ("a.test", "/api/admin", REWRITE),
     ("b.test", "/api", ""),
     ("b.test", "/api", TENANT),
     ("b.test", "/api/admin", ""),
@@ -1002,6 +1004,18 @@ const ROUTES: [(&str, &str, &str); 7] = [
 ];
 const EXACT: &str = "path_exact = true";
 const TENANT: &str = "headers = { X-Tenant = \"a\" }";
+
+const STRIP: &str = "strip_prefix = true";
+const REWRITE: &str = "rewrite = { prefix = \"/new/v2\" }";
+
+/// The path that was asked for, of the one that the server saw.
+fn asked_for(route: (&str, &str, &str), target: &str) -> Option<String> {
+    match route.2 {
+        STRIP => Some(format!("{}{target}", route.1)),
+        REWRITE => Some(format!("{}{}", route.1, target.strip_prefix("/new/v2")?)),
+        _ => Some(target.to_owned()),
+    }
+}
 
 /// The route for which a request was meant, by what its server got to see: a second word on `policy::route`.
 fn meant(host: &str, target: &str, tenants: &[&str]) -> Option<usize> {
@@ -1166,7 +1180,11 @@ fn no_request_reaches_an_upstream_that_its_route_does_not_name() {
                 let tenants = head.lines().filter_map(|line| line.split_once(": "));
                 let tenants: Vec<&str> =
                     tenants.filter(|(name, _)| name.eq_ignore_ascii_case("x-tenant")).map(|(_, value)| value).collect();
-                let meant = meant(host, words[1], &tenants);
+                // A target that names a host to its reader is only the client's own, as it came.
+                let own = ROUTES[route].2 != STRIP || !words[1].starts_with("//");
+                prop_assert!(own && words[1].starts_with('/'), "{:?} of {:?}", &head, &text);
+                let asked = asked_for(ROUTES[route], words[1]).unwrap_or_default();
+                let meant = meant(host, &asked, &tenants);
                 prop_assert_eq!(meant, Some(route), "{:?} of {:?}", &head, &text);
                 reached.borrow_mut().insert(route);
                 let framings = ["content-length", "transfer-encoding"].map(|name| field(&head, name).is_some());

@@ -233,6 +233,8 @@ pub struct Route {
     /// Whether `%2F` may stand in a path.
     pub encoded_slashes: bool,
     pub target: Target,
+    /// What stands for `path` towards the upstream: nothing, or it begins with `/`. `None`: it stays.
+    pub rewrite: Option<String>,
     pub origins: Origins,
     pub subprotocols: Subprotocols,
     /// The Host to send upstream; `None` passes the client's.

@@ -310,6 +310,19 @@ pub(super) static ROUTE: Table = Table {
         ),
         key("upstream", "name of an upstream", Either("\"echo\""), "Where sessions go. Either this or `page`."),
         key(
+            "strip_prefix",
+            "true or false",
+            Default("false"),
+            "Leaves `path` out towards the upstream: /chat/room becomes /room. The rest stays as the client sent it.",
+        ),
+        Key {
+            name: "rewrite",
+            kind: "table",
+            fallback: Nothing("{ prefix = \"/v2\" }", "the path stays"),
+            doc: "Puts another path in the place of `path` towards the upstream.",
+            holds: Holds::Table(&REWRITE),
+        },
+        key(
             "page",
             "\"chat\"",
             Nothing("\"chat\"", "no page"),
@@ -428,6 +441,19 @@ pub(super) static ROUTE: Table = Table {
             "Plain HTTP: how long an upstream may send nothing within an answer. It would cut quiet event streams.",
         ),
     ],
+    later: &[],
+};
+
+pub(super) static REWRITE: Table = Table {
+    title: "route.rewrite",
+    doc: "The path towards the upstream: `rewrite = { … }`. Each request of the route has it in front of what stands behind \
+          `path`.",
+    keys: &[key(
+        "prefix",
+        "path",
+        Required("\"/v2\""),
+        "Takes the place of `path`; of the whole path with `path_exact`.",
+    )],
     later: &[],
 };
 

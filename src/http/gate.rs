@@ -244,7 +244,7 @@ fn upstream_request(
     let passed = Passed { host, subprotocols: &offered.subprotocols, deflate: &offered.deflate };
     fields::upstream_headers(&mut parts.headers, &plan.hop(visitor), &passed);
     let mut request = Request::from_parts(parts, Empty::new());
-    let target = route::target(&server.base, request.uri());
+    let target = route::target(plan.route, &server.base, request.uri());
     *request.uri_mut() = target.parse().map_err(|_| Refusal::TargetTooLong)?;
     Ok(request)
 }

@@ -75,7 +75,7 @@ fn request(
     };
     parts.version = Version::HTTP_11;
     let mut request = Request::from_parts(parts, upload);
-    let target = route::target(base, request.uri());
+    let target = route::target(passage.route, base, request.uri());
     *request.uri_mut() = target.parse().map_err(|_| Refusal::TargetTooLong)?;
     if expects {
         let course = course.clone();

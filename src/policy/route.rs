@@ -61,12 +61,34 @@ pub fn normalise(path: &str, encoded_slashes: bool) -> Result<Cow<'_, str>, Refu
     Ok(normal)
 }
 
-/// The request target for the upstream: the server's base, then path and query as the client wrote them.
-pub fn target(base: &str, uri: &Uri) -> String {
-    let path = uri.path_and_query().map_or("/", |both| both.as_str());
-    // `http` leaves the slash out of a target like `http://host?query`.
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    format!("{base}{slash}{path}")
+/// The request target for the upstream: the server's base, then path and query as the client wrote them, with the route's
+/// rewriting of the part that matched.
+pub fn target(route: &Route, base: &str, uri: &Uri) -> String {
+    let target = uri.path_and_query().map_or("/", |both| both.as_str());
+    let (front, target) = match &route.rewrite {
+        Some(front) => (front.as_str(), rest(route, target)),
+        None => ("", target),
+    };
+    // `http` leaves the slash out of a target like `http://host?query`, and of a path nothing may be left.
+    let slash = if front.is_empty() && !target.starts_with('/') { "/" } else { "" };
+    format!("{base}{front}{slash}{target}")
+}
+
+/// What stands behind the path of a route that matches, query included. A path begins with one slash, for a target like
+/// `//host/x` names a host to many a server.
+fn rest<'a>(route: &Route, target: &'a str) -> &'a str {
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    if route.path_exact {
+        return query;
+    }
+    // No encoding stands for the slash that ends a segment, so both forms have the same segments.
+    let segments = route.path.split('/').filter(|segment| !segment.is_empty());
+    let path = segments.fold(path, |path, _| {
+        let segment = path.trim_start_matches('/');
+        &segment[segment.find('/').unwrap_or(segment.len())..]
+    });
+    let kept = path.trim_start_matches('/').len() + usize::from(path.starts_with('/'));
+    &target[target.len() - query.len() - kept..]
 }
 
 const ENCODED_SLASH: &str = "%2F";

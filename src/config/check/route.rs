@@ -55,6 +55,7 @@ pub(super) fn route(
     let host_header = table.value("host_header", string(value::host_header));
     let origins = origins(&mut table);
     let (upstream, target) = target(&mut table, upstreams);
+    let rewrite = rewrite(&mut table, path.as_deref(), encoded_slashes == Some(true), exact);
     let (limits, rates) = table.table("limits").and_then(|table| route_limits(table, wider)).unzip();
     let relay = relay_rules(&mut table, rates);
     let refuse = table.value("refuse", one_of(&[("http", Refuse::Http), ("close", Refuse::Close)]));
@@ -78,6 +79,7 @@ pub(super) fn route(
             conditions,
             encoded_slashes: encoded_slashes?,
             target: target?,
+            rewrite: rewrite?,
             origins: origins?,
             subprotocols: subprotocols?,
             host_header: if host_header_written { Some(host_header?) } else { None },
@@ -143,6 +145,33 @@ fn target(table: &mut Reader<'_, '_>, upstreams: &Upstreams) -> (Option<String>,
         }
     };
     (Some(name), target)
+}
+
+/// `Some(None)`: the path stays.
+fn rewrite(
+    table: &mut Reader<'_, '_>,
+    path: Option<&str>,
+    encoded_slashes: bool,
+    exact: bool,
+) -> Option<Option<String>> {
+    let (strip_at, rewrite_at) = (table.written("strip_prefix"), table.written("rewrite"));
+    let strip = table.value("strip_prefix", boolean);
+    let prefix = table.table("rewrite").and_then(|mut table| {
+        let prefix = table.value("prefix", string(|text| value::path(text, encoded_slashes, exact)));
+        table.finish();
+        prefix
+    });
+    if let (Some(true), Some(at)) = (strip, rewrite_at) {
+        let wrong = Wrong::new("stands beside `strip_prefix`: both take the place of `path`");
+        table.wrong(at, "rewrite", wrong.help("remove one of them"));
+    }
+    if let (Some(true), Some("/"), Some(at)) = (strip, path, strip_at) {
+        table.warn(at, "strip_prefix", Wrong::new("has no effect: `path` is \"/\""));
+    }
+    match rewrite_at {
+        Some(_) => prefix.map(|prefix| Some(if prefix == "/" { String::new() } else { prefix })),
+        None => strip.map(|strip| strip.then(String::new)),
+    }
 }
 
 /// One entry of `origins`.

@@ -40,6 +40,7 @@ fn route(text: &str) -> Arc<Route> {
         conditions,
         encoded_slashes: false,
         target: Target::Page(Page::Chat),
+        rewrite: None,
         origins: Origins { any: true, none: false, same_origin: false, list: Vec::new() },
         subprotocols: Subprotocols { list: None, require: false },
         host_header: None,
@@ -299,7 +300,49 @@ fn targets_for_the_upstream() {
         ("absolute form with a query alone", "/base", "http://example.com?x", "/base/?x"),
     ];
     for (name, base, uri, expected) in rows {
-        assert_eq!(target(base, &uri.parse().unwrap()), expected, "{name}");
+        assert_eq!(target(&route("*/chat"), base, &uri.parse().unwrap()), expected, "{name}");
+    }
+}
+
+fn rewriting(text: &str, rewrite: &str) -> Arc<Route> {
+    Arc::new(Route { rewrite: Some(rewrite.to_owned()), ..(*route(text)).clone() })
+}
+
+#[test]
+fn rewritten_targets() {
+    #[rustfmt::skip]
+    let rows = [
+        ("stripped", "*/app", "", "", "/app/room", "/room"),
+        ("nothing is left but the root", "*/app", "", "", "/app", "/"),
+        ("a trailing slash", "*/app", "", "", "/app/", "/"),
+        ("the query stays", "*/app", "", "", "/app?a=/app", "/?a=/app"),
+        ("the query stays behind a path", "*/app", "", "", "/app/room?a//b?c", "/room?a//b?c"),
+        ("the rest stays byte for byte", "*/app", "", "", "/app/%63hat//%7e/?%2f", "/%63hat//%7e/?%2f"),
+        ("the prefix in another form", "*/app", "", "", "//%61pp/room", "/room"),
+        ("slashes within the prefix", "*/app/v1", "", "", "/app///v1/room", "/room"),
+        ("no host comes into being", "*/app", "", "", "/app//evil.test/x", "/evil.test/x"),
+        ("nor from many slashes", "*/app", "", "", "/app////evil.test", "/evil.test"),
+        ("slashes at the end", "*/app", "", "", "/app//", "/"),
+        ("an encoded slash stays", "*/app", "", "", "/app/%2fx", "/%2fx"),
+        ("a segment that is there twice", "*/app", "", "", "/app/app/x", "/app/x"),
+        ("parameters of the next segment", "*/app", "", "", "/app/;x=1/y", "/;x=1/y"),
+        ("behind a base", "*/app", "", "/base", "/app", "/base/"),
+        ("a base and a rest", "*/app", "", "/base", "/app//x", "/base/x"),
+        ("absolute form", "*/app", "", "", "http://a.test/app/x?y", "/x?y"),
+        ("absolute form without a path", "*/", "/new", "", "http://a.test?x", "/new?x"),
+        ("rewritten", "*/app", "/new", "", "/app/room", "/new/room"),
+        ("rewritten alone", "*/app", "/new", "", "/app", "/new"),
+        ("rewritten with its slash", "*/app", "/new", "", "/app/", "/new/"),
+        ("rewritten with slashes", "*/app", "/new", "", "/app//room", "/new/room"),
+        ("put in front", "*/", "/new", "", "/room", "/new/room"),
+        ("put in front of the root", "*/", "/new", "/base", "/", "/base/new/"),
+        ("stripping the root", "*/", "", "", "//room", "/room"),
+        ("an exact path", "*=/app/", "/new", "", "/app/?x", "/new?x"),
+        ("an exact path with a slash", "*=/app", "/new/", "", "//app", "/new/"),
+        ("an exact path stripped", "*=/app", "", "/base", "/app?x", "/base/?x"),
+    ];
+    for (name, matched, rewrite, base, uri, expected) in rows {
+        assert_eq!(target(&rewriting(matched, rewrite), base, &uri.parse().unwrap()), expected, "{name}");
     }
 }
 
@@ -355,6 +398,33 @@ proptest! {
             }
             prop_assert!(!normal.contains("//") && normal.is_ascii());
         }
+    }
+
+    /// What the upstream sees is, in normal form, the normal form of the request with its front replaced.
+    #[test]
+    fn a_rewritten_path_has_the_normal_form_that_is_expected(
+        prefix in "(/[ab]){0,2}",
+        rewrite in "(/[xy]){0,2}",
+        base in "(/base)?",
+        before in "/{1,2}",
+        between in "/{1,3}",
+        rest in "([abx./;:]|%2[eEfF]|%61|%3[bB]|//){0,12}",
+        query in "(\\?[a/?%2f]{0,4})?",
+    ) {
+        let asked = format!("{}{between}{rest}", prefix.replace('/', &before).replace('a', "%61"));
+        let route = rewriting(&format!("*{}", if prefix.is_empty() { "/" } else { &prefix }), &rewrite);
+        let Ok(uri) = format!("{asked}{query}").parse::<Uri>() else { return Ok(()) };
+        let Ok(normal) = normalise(uri.path(), true) else { return Ok(()) };
+        prop_assume!(is_at(&route, &normal));
+        let seen = target(&route, &base, &uri);
+        let path = seen.split('?').next().unwrap();
+        prop_assert!(seen.starts_with('/') && !seen.starts_with("//"), "{}", seen);
+        let expected = format!("{base}{rewrite}{}", &normal[prefix.len()..]);
+        let expected = if expected.is_empty() { "/".to_owned() } else { expected };
+        let found = normalise(path, true);
+        prop_assert_eq!(found.as_deref(), Ok(expected.as_str()), "{} of {}", seen, asked);
+        prop_assert!(seen.ends_with(&*query) && uri.path().ends_with(rest.trim_start_matches('/')), "{}", seen);
+        prop_assert!(seen.parse::<Uri>().unwrap().authority().is_none(), "{}", seen);
     }
 
     #[test]
