@@ -124,6 +124,7 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
             Verdict::Page
         }
         Ok(Decision::Plain(passage)) => {
+            findings.edited(passage.route);
             findings.add(Check::Upstream.label(), upstream(passage.route, passage.upstream, parts));
             Verdict::Plain(passage.upstream.name.clone())
         }
@@ -132,6 +133,7 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
             match plan.offered(&mut findings) {
                 Err(refusal) => Verdict::Refused(Check::Subprotocol, refusal),
                 Ok(_) => {
+                    findings.edited(plan.route);
                     findings.add(Check::Upstream.label(), upstream(plan.route, plan.upstream, parts));
                     Verdict::Upstream(plan.upstream.name.clone())
                 }
@@ -268,6 +270,18 @@ fn upstream(route: &Route, upstream: &Upstream, parts: &request::Parts) -> Strin
 struct Findings(Vec<(&'static str, String)>);
 
 impl Findings {
+    /// Without the values: one may be a secret.
+    fn edited(&mut self, route: &Route) {
+        for (name, edits) in [("request", &route.request_headers), ("answer", &route.response_headers)] {
+            let set = edits.set.iter().map(|(name, _)| format!("sets {name}"));
+            let remove = edits.remove.iter().map(|name| format!("removes {name}"));
+            let edits: Vec<String> = remove.chain(set).collect();
+            if !edits.is_empty() {
+                self.add(name, edits.join(", "));
+            }
+        }
+    }
+
     fn add(&mut self, name: &'static str, finding: String) {
         self.0.push((name, finding));
     }

@@ -558,6 +558,46 @@ fn mistakes_in_routes() {
                 "5:22 route[1].rewrite.prefix: \".\" and \"..\" cannot be segments of a path",
             ),
             ("rewrite = {}", "5:11 route[1].rewrite.prefix: is missing"),
+            (
+                "request_headers = { set = { Host = \"a\" } }",
+                "5:36 route[1].request_headers.set.Host: Host is what `host_header` is for",
+            ),
+            (
+                "request_headers = { remove = [\"TE\"] }",
+                "5:31 route[1].request_headers.remove[1]: TE belongs to one connection and is the gateway's to write",
+            ),
+            (
+                "request_headers = { remove = [\"X_Forwarded-For\"] }",
+                "5:31 route[1].request_headers.remove[1]: X_Forwarded-For tells who the client is and is the gateway's to write",
+            ),
+            (
+                "request_headers = { remove = [\"Content-Length\"] }",
+                "5:31 route[1].request_headers.remove[1]: Content-Length frames the body",
+            ),
+            (
+                "response_headers = { remove = [\"Sec-WebSocket-Accept\"] }",
+                "5:32 route[1].response_headers.remove[1]: Sec-WebSocket-Accept belongs to the handshake",
+            ),
+            (
+                "response_headers = { set = { Transfer-Encoding = \"chunked\" } }",
+                "5:50 route[1].response_headers.set.Transfer-Encoding: Transfer-Encoding belongs to one connection and is the gateway's to write",
+            ),
+            (
+                "request_headers = { set = { X = \"a\\r\\nY: b\" } }",
+                "5:33 route[1].request_headers.set.X: \"a\\r\\nY: b\" is not the value of a header field",
+            ),
+            (
+                "request_headers = { set = { X = \"1\", x = \"2\" } }",
+                "5:27 route[1].request_headers.set: x stands twice: its case does not count",
+            ),
+            (
+                "request_headers = { set = { X = \"1\" }, remove = [\"x\"] }",
+                "5:49 route[1].request_headers.remove: x is set, so that what was there is gone",
+            ),
+            (
+                "request_headers = { add = {} }",
+                "5:21 route[1].request_headers.add: unknown key in [route.request_headers]",
+            ),
             ("path = \"= /x\"", "5:8 route[1].path: \"=\" stands in no path"),
             ("headers = [\"x\"]", "5:11 route[1].headers: a list stands where a table is wanted"),
             ("headers = { X = 1 }", "5:17 route[1].headers.X: a number stands where a string is wanted"),

@@ -325,6 +325,19 @@ fn what_the_command_prints_and_returns() {
 }
 
 #[test]
+fn edited_fields_are_told_without_their_values() {
+    let edits = "http = true\nrequest_headers = { set = { Authorization = \"secret\" }, remove = [\"Cookie\"] }\n\
+                 response_headers = { remove = [\"Server\"] }\n";
+    let text = text("127.0.0.1:9".parse().expect("an address")).replace("http = true\n", edits);
+    let ask =
+        Ask { upgrade: false, host: "10.0.0.1", path: "/files", origin: None, subprotocols: vec![], more: vec![] };
+    let told = explain(&parsed(&text), &ask.question()).expect("a question").to_string();
+    assert!(told.contains("request      removes cookie, sets authorization\n"), "{told}");
+    assert!(told.contains("answer       removes server\n"), "{told}");
+    assert!(!told.contains("secret"), "{told}");
+}
+
+#[test]
 fn what_is_no_question_is_told_with_the_next_step() {
     #[rustfmt::skip]
     let rows: [(&[&str], &str); 6] = [

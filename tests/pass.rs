@@ -151,6 +151,64 @@ fn a_request_and_its_answer_pass_with_our_fields() {
 }
 
 #[test]
+fn a_route_sets_and_removes_fields_both_ways() {
+    let (upstream, seen) = answering(|head| match field(head, "upgrade") {
+        Some(_) => switching(head, "X-Powered-By: service\r\nSet-Cookie: a=1\r\n").into_bytes(),
+        None => b"HTTP/1.1 200 OK\r\nX-Powered-By: service\r\nServer: one\r\nServer: two\r\nSet-Cookie: a=1\r\n\
+                  Content-Length: 2\r\n\r\nok"
+            .to_vec(),
+    });
+    let edits = "request_headers = { set = { Authorization = \"Basic c2VydmljZQ==\", X-User = \"gateway\", \
+                 X-Forwarded-Prefix = \"/app\" }, remove = [\"X-Debug\", \"Cookie\"] }\n\
+                 response_headers = { set = { Server = \"edge\", Strict-Transport-Security = \"max-age=60\" }, \
+                 remove = [\"X-Powered-By\"] }\n\
+                 path = \"/app\"";
+    let gateway = gateway(upstream, edits);
+    let sent = "X-User: admin\r\nX_User: admin\r\nx-user: root\r\nX-Debug: 1\r\nX_DEBUG: 1\r\nCookie: s=1\r\n\
+                Authorization: Bearer mine\r\nX-Forwarded-Prefix: /evil\r\nX-Kept: 1\r\n";
+    let check = |head: &str| {
+        for (name, expected) in [
+            ("authorization", Some("Basic c2VydmljZQ==")),
+            ("x-user", Some("gateway")),
+            ("x-forwarded-prefix", Some("/app")),
+            ("x-kept", Some("1")),
+            ("x_user", None),
+            ("x-debug", None),
+            ("x_debug", None),
+            ("cookie", None),
+        ] {
+            let lines = head.lines().filter_map(|line| line.split_once(": "));
+            let found: Vec<&str> =
+                lines.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect();
+            assert_eq!(found, Vec::from_iter(expected), "{name}: {head}");
+        }
+    };
+    let told = |head: &str, of_the_service: bool| {
+        assert_eq!(field(head, "server").as_deref(), Some("edge"), "{head}");
+        assert_eq!(head.matches("dge\r\n").count(), 1, "{head}");
+        assert_eq!(field(head, "strict-transport-security").as_deref(), Some("max-age=60"), "{head}");
+        assert_eq!(field(head, "x-powered-by"), None, "{head}");
+        assert_eq!(field(head, "set-cookie").is_some(), of_the_service, "{head}");
+    };
+    let mut peer = Peer::connect(gateway.address());
+    peer.write(request("GET /app", sent).as_bytes());
+    let plain = answer(&mut peer);
+    assert_eq!(plain.text(), "ok");
+    told(&plain.head, true);
+    check(&seen.last());
+    // The handshake on the same connection, and a refusal of our own.
+    peer.write(Head::new("/app").text().replacen("Host", &format!("{sent}Host"), 1).as_bytes());
+    let switched = peer.head();
+    assert_eq!(status(&switched), 101, "{switched}");
+    told(&switched, true);
+    check(&seen.last());
+    let refused = Head::new("/app").without("sec-websocket-key").ask(gateway.address());
+    assert_eq!(refused.status(), 400);
+    told(&refused.head, false);
+    assert!(Head::new("/other").ask(gateway.address()).all("server").is_empty(), "no route, no edits");
+}
+
+#[test]
 fn the_body_is_framed_as_it_is() {
     type Row = (&'static str, &'static str, &'static str, &'static str, &'static [&'static str]);
     #[rustfmt::skip]

@@ -10,8 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
+
+use crate::proto::fields;
 
 /// The whole configuration.
 #[derive(Debug, Clone)]
@@ -237,6 +239,10 @@ pub struct Route {
     pub rewrite: Option<String>,
     pub origins: Origins,
     pub subprotocols: Subprotocols,
+    /// Of every request to the upstream, after what the gateway does to it.
+    pub request_headers: FieldEdits,
+    /// Of every answer to the client, the gateway's own too.
+    pub response_headers: FieldEdits,
     /// The Host to send upstream; `None` passes the client's.
     pub host_header: Option<String>,
     /// Shared with the sessions.
@@ -260,6 +266,20 @@ pub struct Conditions {
     pub query: Vec<(String, String)>,
     /// One that the client offers.
     pub subprotocol: Option<String>,
+}
+
+/// `request_headers` or `response_headers`: no field that frames, forwards or belongs to the handshake.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldEdits {
+    /// In place of what is there.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    pub remove: Vec<HeaderName>,
+}
+
+impl FieldEdits {
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        fields::edit(headers, &self.remove, &self.set);
+    }
 }
 
 /// `limits` of a route. `None` is `"off"`.

@@ -343,6 +343,8 @@ pub(super) static ROUTE: Table = Table {
         ),
         key("subprotocol_required", "true or false", Default("false"), "Refuses clients that offer none of them."),
         key("encoded_slashes", "true or false", Default("false"), "Accepts %2F in a path."),
+        section("request_headers", Holds::Table(&REQUEST_HEADERS), Default("{}")),
+        section("response_headers", Holds::Table(&RESPONSE_HEADERS), Default("{}")),
         key(
             "host_header",
             "host, host:port",
@@ -440,6 +442,29 @@ pub(super) static ROUTE: Table = Table {
             Default("\"off\""),
             "Plain HTTP: how long an upstream may send nothing within an answer. It would cut quiet event streams.",
         ),
+    ],
+    later: &[],
+};
+
+const REMOVE: Key = key("remove", "list of names", Default("[]"), "Removes these header fields.");
+
+pub(super) static REQUEST_HEADERS: Table = Table {
+    title: "[route.request_headers]",
+    doc: "Header fields of handshakes and plain requests, towards the upstream. Those that frame, forward or belong to the \
+          handshake are the gateway's.",
+    keys: &[
+        key("set", "table of strings", Default("{}"), "Sets these header fields, in place of the client's."),
+        REMOVE,
+    ],
+    later: &[],
+};
+
+pub(super) static RESPONSE_HEADERS: Table = Table {
+    title: "[route.response_headers]",
+    doc: "Header fields of answers, towards the client: of 101s, of plain HTTP, and of the gateway's own answers.",
+    keys: &[
+        key("set", "table of strings", Default("{}"), "Sets these header fields, in place of the upstream's."),
+        REMOVE,
     ],
     later: &[],
 };

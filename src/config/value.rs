@@ -363,6 +363,16 @@ pub(super) fn field_name(text: &str) -> Parsed<HeaderName> {
     }
 }
 
+/// The name of a header field that a route sets or removes.
+pub(super) fn edited_field(text: &str) -> Parsed<HeaderName> {
+    let name = HeaderName::from_str(text)
+        .map_err(|_| Wrong::new(format!("{text:?} is not the name of a header field")).help("like \"X-Service\""))?;
+    match fields::is_fixed(&name) {
+        Some(reason) => Err(Wrong::new(format!("{text} {reason}")).help("remove it here")),
+        None => Ok(name),
+    }
+}
+
 /// The value of a header field, as conditions compare it and as it is sent.
 pub(super) fn field_value(text: &str) -> Parsed<String> {
     let is_value = |c: char| c == '\t' || (' '..='~').contains(&c);

@@ -129,7 +129,9 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
     let upgrade = handshake::tries_upgrade(&parts);
     let mut seen = Seen::of(&parts);
     let keys = |keys: &Keys| live.keyrings.current(keys);
-    let (mut response, handover) = match decide(&mut parts, visitor, client, &live.config.routes, keys, &mut ()) {
+    let decision = decide(&mut parts, visitor, client, &live.config.routes, keys, &mut ());
+    let route = decision.as_ref().map_or_else(|denied| denied.route, |decision| Some(decision.route()));
+    let (mut response, handover) = match decision {
         Err(Denied { refusal, route, key, .. }) => {
             let refusal = counted(refusal, route, &client, live);
             refuse(refusal.into(), route, key.as_deref(), &client, &seen, live)
@@ -153,6 +155,9 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
             }
         },
     };
+    if let Some(route) = route {
+        route.response_headers.apply(response.headers_mut());
+    }
     if upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // Whatever stands behind a refused upgrade is not read as a request: that is how smuggling begins.
         response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
@@ -243,6 +248,7 @@ fn upstream_request(
     let host = plan.route.host_header.as_deref();
     let passed = Passed { host, subprotocols: &offered.subprotocols, deflate: &offered.deflate };
     fields::upstream_headers(&mut parts.headers, &plan.hop(visitor), &passed);
+    plan.route.request_headers.apply(&mut parts.headers);
     let mut request = Request::from_parts(parts, Empty::new());
     let target = route::target(plan.route, &server.base, request.uri());
     *request.uri_mut() = target.parse().map_err(|_| Refusal::TargetTooLong)?;

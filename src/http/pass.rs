@@ -69,6 +69,7 @@ fn request(
     };
     let expects = framing != Framing::Empty && fields::is_continue(&parts.headers);
     fields::plain_headers(&mut parts.headers, &passage.hop(visitor), passage.route.host_header.as_deref(), framing);
+    passage.route.request_headers.apply(&mut parts.headers);
     let upload = match framing {
         Framing::Empty => Upload::empty(course.clone()),
         _ => Upload::new(body, passage.rules.body_timeout, expects, course.clone()),

@@ -36,6 +36,16 @@ pub enum Decision<'a> {
     Plain(Passage<'a>),
 }
 
+impl<'a> Decision<'a> {
+    pub fn route(&self) -> &'a Arc<Route> {
+        match self {
+            Decision::Page(route, _) => route,
+            Decision::Session(plan) => plan.route,
+            Decision::Plain(passage) => passage.route,
+        }
+    }
+}
+
 /// A plain HTTP request that passes to the upstream, as far as rules can tell.
 #[derive(Debug)]
 pub struct Passage<'a> {

@@ -226,6 +226,34 @@ pub(crate) fn is_ours(name: &HeaderName) -> bool {
         || [HOST, ORIGIN, CONTENT_LENGTH, EXPECT, COOKIE].iter().any(|name| name.as_str() == folded)
 }
 
+/// Why a configuration may not set or remove a field, in a request or an answer; `None`: it may.
+pub(crate) fn is_fixed(name: &HeaderName) -> Option<&'static str> {
+    let folded = folded(name);
+    match &*folded {
+        // The operator alone knows it, and no client can have written it.
+        "x-forwarded-prefix" => None,
+        "host" => Some("is what `host_header` is for"),
+        "content-length" | "expect" => Some("frames the body"),
+        folded if is_hop_by_hop(folded) => Some("belongs to one connection and is the gateway's to write"),
+        folded if is_asserted(folded) => Some("tells who the client is and is the gateway's to write"),
+        folded if folded.starts_with(SEC_WEBSOCKET) => Some("belongs to the handshake"),
+        _ => None,
+    }
+}
+
+/// Removes and sets fields, whatever the peer's spelling of their names: `X_User` must not stand beside the `X-User` that
+/// is set.
+pub fn edit(headers: &mut HeaderMap, remove: &[HeaderName], set: &[(HeaderName, HeaderValue)]) {
+    let named = remove.iter().chain(set.iter().map(|(name, _)| name));
+    for unwanted in named {
+        let unwanted = folded(unwanted);
+        remove_all(headers, |name| folded(name) == unwanted);
+    }
+    for (name, value) in set {
+        headers.insert(name, value.clone());
+    }
+}
+
 fn is_hop_by_hop(name: &str) -> bool {
     HOP_BY_HOP.contains(&name) || name.starts_with(PROXY)
 }

@@ -1,11 +1,14 @@
 //! `[[route]]`: one at a time, then against each other.
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue};
+
 use crate::config::model::{
-    ClientBy, Compression, Conditions, Heartbeat, HostPattern, Limits, OriginPattern, Origins, Page, PingMode,
-    PlainRules, Position, Refuse, RelayRules, Route, Subprotocols, Target,
+    ClientBy, Compression, Conditions, FieldEdits, Heartbeat, HostPattern, Limits, OriginPattern, Origins, Page,
+    PingMode, PlainRules, Position, Refuse, RelayRules, Route, Subprotocols, Target,
 };
 use crate::config::problem::Source;
 use crate::config::read::Reader;
@@ -51,6 +54,8 @@ pub(super) fn route(
     let path = table.value("path", string(|text| value::path(text, encoded_slashes == Some(true), exact)));
     let conditions = conditions(&mut table);
     let subprotocols = subprotocols(&mut table, conditions.as_ref());
+    let [request_headers, response_headers] =
+        ["request_headers", "response_headers"].map(|key| table.table(key).and_then(edits));
     let host_header_written = table.written("host_header").is_some();
     let host_header = table.value("host_header", string(value::host_header));
     let origins = origins(&mut table);
@@ -82,6 +87,8 @@ pub(super) fn route(
             rewrite: rewrite?,
             origins: origins?,
             subprotocols: subprotocols?,
+            request_headers: request_headers.clone()?,
+            response_headers: response_headers.clone()?,
             host_header: if host_header_written { Some(host_header?) } else { None },
             relay: relay?.into(),
             refuse: refuse?,
@@ -98,8 +105,19 @@ pub(super) fn route(
 
 /// A page is plain HTTP and opens no session: what rules sessions has no effect there.
 fn warn_of_idle_keys(table: &Reader<'_, '_>) {
-    const OF_A_PAGE: [&str; 10] =
-        ["name", "host", "path", "path_exact", "headers", "query", "page", "encoded_slashes", "allow", "deny"];
+    const OF_A_PAGE: [&str; 11] = [
+        "name",
+        "host",
+        "path",
+        "path_exact",
+        "headers",
+        "query",
+        "page",
+        "encoded_slashes",
+        "allow",
+        "deny",
+        "response_headers",
+    ];
     if table.written("page").is_some() && table.written("upstream").is_none() {
         for (key, at) in table.known_keys().filter(|(key, _)| !OF_A_PAGE.contains(key)) {
             let words = match key {
@@ -226,11 +244,42 @@ fn conditions(table: &mut Reader<'_, '_>) -> Option<Conditions> {
     let mut query = if query_at.is_some() { all(query?)? } else { Vec::new() };
     headers.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
     query.sort();
-    if let Some(twice) = headers.windows(2).find(|two| two[0].0 == two[1].0) {
-        let wrong = Wrong::new(format!("{} stands twice: its case does not count", twice[0].0));
-        table.wrong(headers_at.unwrap_or_default(), "headers", wrong.help("remove one of them"));
-    }
+    differ(table, "headers", headers_at, headers.iter().map(|(name, _)| name));
     Some(Conditions { headers, query, subprotocol: if subprotocol_at.is_some() { Some(subprotocol?) } else { None } })
+}
+
+/// Names of header fields in different spellings are one.
+fn differ<'a>(table: &Reader<'_, '_>, key: &str, at: Option<Position>, names: impl Iterator<Item = &'a HeaderName>) {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            let wrong = Wrong::new(format!("{name} stands twice: its case does not count"));
+            table.wrong(at.unwrap_or_default(), key, wrong.help("remove one of them"));
+        }
+    }
+}
+
+fn edits(mut table: Reader<'_, '_>) -> Option<FieldEdits> {
+    let field = |entry: &Entry| {
+        let value = string(value::field_value)(&entry.node)?;
+        let value = HeaderValue::try_from(value).map_err(|_| Wrong::new("is not the value of a header field"))?;
+        Ok((value::edited_field(&entry.key)?, value))
+    };
+    let (set_at, remove_at) = (table.written("set"), table.written("remove"));
+    let set = table.pairs("set", field);
+    let remove = table.list("remove", string(value::edited_field));
+    let edits = set.and_then(all).zip(remove.and_then(all)).map(|(set, remove)| FieldEdits { set, remove });
+    if let Some(FieldEdits { set, remove }) = &edits {
+        differ(&table, "set", set_at, set.iter().map(|(name, _)| name));
+        differ(&table, "remove", remove_at, remove.iter());
+        if let (Some(name), Some(at)) = (remove.iter().find(|name| set.iter().any(|(set, _)| set == *name)), remove_at)
+        {
+            let wrong = Wrong::new(format!("{name} is set, so that what was there is gone"));
+            table.wrong(at, "remove", wrong.help("leave it out here"));
+        }
+    }
+    table.finish();
+    edits
 }
 
 fn subprotocols(table: &mut Reader<'_, '_>, conditions: Option<&Conditions>) -> Option<Subprotocols> {

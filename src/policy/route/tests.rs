@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::model::{
-    Access, ClientBy, Compression, Conditions, OnExcess, Origins, Page, PingMode, Refuse, RelayRules, RouteLimits,
-    Subprotocols, Target,
+    Access, ClientBy, Compression, Conditions, FieldEdits, OnExcess, Origins, Page, PingMode, Refuse, RelayRules,
+    RouteLimits, Subprotocols, Target,
 };
 
 /// A route named by what it matches: `host/path`, `*.host/path` or `*/path`; `host=/path` where the path is exact. Behind
@@ -43,6 +43,8 @@ fn route(text: &str) -> Arc<Route> {
         rewrite: None,
         origins: Origins { any: true, none: false, same_origin: false, list: Vec::new() },
         subprotocols: Subprotocols { list: None, require: false },
+        request_headers: FieldEdits::default(),
+        response_headers: FieldEdits::default(),
         host_header: None,
         relay: Arc::new(RelayRules {
             heartbeat: None,
