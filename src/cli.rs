@@ -208,7 +208,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     print(&explanation.to_string())?;
     Ok(match explanation.verdict {
         Verdict::Refused(..) => ExitCode::from(REFUSED),
-        Verdict::Upstream(_) | Verdict::Plain(_) | Verdict::Page => ExitCode::SUCCESS,
+        _ => ExitCode::SUCCESS,
     })
 }
 

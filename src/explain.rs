@@ -12,7 +12,7 @@ use http::header::{
     CONNECTION, HOST, HeaderName, HeaderValue, InvalidHeaderName, InvalidHeaderValue, ORIGIN, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{Method, Request, Uri, request};
+use http::{Method, Request, StatusCode, Uri, request};
 
 use crate::config::model::{
     ClientBy, Config, Keys, Listener, ListenerAddress, RelayRules, Route, RouteRates, Upstream,
@@ -79,6 +79,10 @@ pub enum Verdict {
     Plain(String),
     /// It is answered with a page that is built in.
     Page,
+    /// It is sent to this address.
+    Redirect(String, StatusCode),
+    /// It gets the answer that the route fixes.
+    Respond(StatusCode),
     /// The check that it does not pass.
     Refused(Check, Refusal),
 }
@@ -123,6 +127,10 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
             findings.add("page", format!("{page:?}").to_lowercase());
             Verdict::Page
         }
+        Ok(Decision::Redirect(_, location, status)) => {
+            Verdict::Redirect(String::from_utf8_lossy(location.as_bytes()).into_owned(), status)
+        }
+        Ok(Decision::Respond(_, respond)) => Verdict::Respond(respond.status),
         Ok(Decision::Plain(passage)) => {
             findings.edited(passage.route);
             findings.add(Check::Upstream.label(), upstream(passage.route, passage.upstream, parts));
@@ -302,6 +310,8 @@ impl fmt::Display for Explanation {
             Verdict::Upstream(name) => writeln!(f, "\nwould be opened to upstream {name}"),
             Verdict::Plain(name) => writeln!(f, "\nwould be passed as plain HTTP to upstream {name}"),
             Verdict::Page => writeln!(f, "\nwould be answered with the page"),
+            Verdict::Redirect(location, status) => writeln!(f, "\nwould be sent to {location} with {status}"),
+            Verdict::Respond(status) => writeln!(f, "\nwould be answered with {status}"),
             Verdict::Refused(check, refusal) => {
                 writeln!(f, "{:<12} refused: {refusal}", check.label())?;
                 let status = refusal.status();

@@ -82,6 +82,7 @@ fn the_example_is_right() {
         .map(|route| match &route.target {
             Target::Upstream(upstream) => (route.path.as_str(), upstream.name.as_str()),
             Target::Page(Page::Chat) => (route.path.as_str(), "the page"),
+            other => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(targets, [("/", "the page"), ("/chat", "chat"), ("/echo", "echo"), ("/clock", "clock")]);
@@ -128,7 +129,9 @@ fn every_option_is_read() {
     assert!(!text.contains("\n#["), "tables are no longer behind #");
     // One route has one target, and `client_ca` wants clients to be checked.
     let checked = text.replace("client_auth = \"off\"", "client_auth = \"required\"");
-    let Loaded { config, .. } = right(&checked.replace("page = \"chat\"\n", ""));
+    let targets = ["[route.redirect]", "[route.respond]"];
+    let plain = targets.iter().fold(checked.clone(), |text, header| without(&text, header));
+    let Loaded { config, .. } = right(&plain.replace("page = \"chat\"\n", ""));
     let tls = config.listeners[0].tls.as_ref().expect("tls is written");
     assert_eq!(tls.certificates.len(), 2);
     assert!(matches!(&tls.client_auth, ClientAuth::Required { ca, .. } if ca == Path::new("conf/certs/clients.pem")));
@@ -141,8 +144,21 @@ fn every_option_is_read() {
     assert_eq!(route.host, HostPattern::Exact("chat.example.com".to_owned()));
     assert_eq!(route.subprotocols.list.as_deref(), Some(&["chat.v2".to_owned(), "chat.v1".to_owned()][..]));
 
-    let Loaded { config, .. } = right(&checked.replace("upstream = \"echo\"\n", ""));
-    assert!(matches!(config.routes[0].target, Target::Page(Page::Chat)));
+    let alone = plain.replace("upstream = \"echo\"\n", "");
+    assert!(matches!(right(&alone).config.routes[0].target, Target::Page(Page::Chat)));
+    let alone = checked.replace("upstream = \"echo\"\n", "").replace("page = \"chat\"\n", "");
+    let answer = right(&without(&alone, targets[0])).config.routes[0].target.clone();
+    assert!(matches!(answer, Target::Respond(respond) if respond.status == 404));
+    let answer = right(&without(&alone, targets[1])).config.routes[0].target.clone();
+    assert!(matches!(answer, Target::Redirect(redirect) if redirect.status == 308));
+}
+
+/// The text without a table.
+#[track_caller]
+fn without(text: &str, header: &str) -> String {
+    let (before, rest) = text.split_once(header).unwrap_or_else(|| panic!("no {header}"));
+    let end = rest.find("\n[").expect("another table behind it");
+    format!("{before}{}", &rest[end + 1..])
 }
 
 #[test]
@@ -598,6 +614,12 @@ fn mistakes_in_routes() {
                 "request_headers = { add = {} }",
                 "5:21 route[1].request_headers.add: unknown key in [route.request_headers]",
             ),
+            ("page = \"chat\"", "5:8 route[1].page: stands beside `upstream`: a route has one target"),
+            ("respond = { status = 404 }", "5:11 route[1].respond: stands beside `upstream`: a route has one target"),
+            (
+                "redirect = { to = \"https://a{path}\" }",
+                "5:12 route[1].redirect: stands beside `upstream`: a route has one target",
+            ),
             ("path = \"= /x\"", "5:8 route[1].path: \"=\" stands in no path"),
             ("headers = [\"x\"]", "5:11 route[1].headers: a list stands where a table is wanted"),
             ("headers = { X = 1 }", "5:17 route[1].headers.X: a number stands where a string is wanted"),
@@ -618,6 +640,40 @@ fn mistakes_in_routes() {
             ),
         ],
     );
+}
+
+#[test]
+fn mistakes_in_redirects_and_fixed_answers() {
+    let key = |key: &str, message: &str| format!("4:{message}").replacen(' ', &format!(" route[1].{key}: "), 1);
+    #[rustfmt::skip]
+    let table = [
+        ("redirect = \"htps\"", key("redirect", "12 \"htps\" is neither \"https\" nor a table")),
+        ("redirect = {}", key("redirect.to", "12 is missing")),
+        ("redirect = { to = \"/x\" }", key("redirect.to", "19 \"/x\" is no address to send a client to")),
+        ("redirect = { to = \"//x\" }", key("redirect.to", "19 \"//x\" is no address to send a client to")),
+        ("redirect = { to = \"javascript:x\" }", key("redirect.to", "19 \"javascript:x\" is no address to send a client to")),
+        ("redirect = { to = \"https://a/{path}\" }", key("redirect.to", "19 \"{path}\" begins with \"/\"")),
+        ("redirect = { to = \"https://a/x/{path}\" }", key("redirect.to", "19 \"/x/\" is not in normal form")),
+        ("redirect = { to = \"https://a/{path}/x\" }", key("redirect.to", "19 \"/{path}/x\" cannot stand in an address")),
+        ("redirect = { to = \"https://a/b c\" }", key("redirect.to", "19 \"/b c\" cannot stand in an address")),
+        ("redirect = { to = \"https://{host}:0{path}\" }", key("redirect.to", "19 \"0\" is not a port")),
+        ("redirect = { to = \"https://a{path}\", status = 200 }", key("redirect.status", "47 200 is not allowed")),
+        ("redirect = { to = \"https://a{path}\", status = 304 }", key("redirect.status", "47 304 leads nowhere")),
+        ("respond = {}", key("respond.status", "11 is missing")),
+        ("respond = { status = 101 }", key("respond.status", "22 101 is not allowed")),
+        ("respond = { status = 304, body = \"x\" }", key("respond.body", "34 an answer of this status has no body")),
+        ("respond = { status = 404, content_type = \"a\\nb\" }", key("respond.content_type", "42 \"a\\nb\" is not the value of a header field")),
+        ("page = \"chat\"\nrespond = { status = 404 }", "5:11 route[1].respond: stands beside `page`: a route has one target".to_owned()),
+    ];
+    for (text, expected) in table {
+        assert_eq!(wrong(&format!("{LISTENER}[[route]]\n{text}\n")), [expected], "{text}");
+    }
+    for text in ["respond = { status = 404 }\norigins = [\"any\"]", "redirect = \"https\"\norigins = [\"any\"]"] {
+        let Loaded { warnings, .. } = right(&format!("{LISTENER}[[route]]\n{text}\n"));
+        let told: Vec<_> = warnings.iter().map(|problem| problem.message.as_str()).collect();
+        let kind = text.split(' ').next().expect("a key");
+        assert_eq!(told, [format!("has no effect beside `{kind}`")], "{text}");
+    }
 }
 
 #[test]

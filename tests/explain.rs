@@ -88,6 +88,25 @@ rewrite = { prefix = "/new" }
 upstream = "other"
 
 [[route]]
+name = "https"
+host = "chat.example.com"
+path = "/files"
+upstream = "app"
+redirect = "https"
+
+[[route]]
+name = "moved"
+host = "example.com"
+path = "/"
+redirect = { to = "https://www.example.com{path}", status = 307 }
+
+[[route]]
+name = "fixed"
+host = "10.0.0.1"
+path = "/none"
+respond = { status = 410, body = "gone" }
+
+[[route]]
 name = "v2"
 path = "/"
 subprotocol = "chat.v2"
@@ -238,7 +257,7 @@ fn it_says_what_the_gateway_answers() {
     let text = text(upstream);
     let config = parsed(&text);
     let gateway = Gateway::start(&text);
-    let mut verdicts = [0; 4];
+    let mut verdicts = [0; 6];
     let mut runner = TestRunner::new(Runs { cases: 400, failure_persistence: None, ..Runs::default() });
     let cases = std::cell::RefCell::new(&mut verdicts);
     runner
@@ -267,6 +286,18 @@ fn it_says_what_the_gateway_answers() {
                 Verdict::Page => {
                     verdicts[1] += 1;
                     prop_assert_eq!(reply(&mut peer).status(), 200);
+                }
+                Verdict::Redirect(location, expected) => {
+                    verdicts[4] += 1;
+                    let reply = reply(&mut peer);
+                    prop_assert_eq!(reply.status(), expected.as_u16(), "{}: {:?}", explanation, reply);
+                    prop_assert_eq!(reply.all("location"), vec![location.clone()]);
+                }
+                Verdict::Respond(expected) => {
+                    verdicts[5] += 1;
+                    let reply = reply(&mut peer);
+                    prop_assert_eq!(reply.status(), expected.as_u16(), "{}: {:?}", explanation, reply);
+                    prop_assert_eq!(reply.text(), "gone");
                 }
                 Verdict::Refused(_, refusal) => {
                     verdicts[2] += 1;

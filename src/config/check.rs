@@ -8,6 +8,7 @@ mod limits;
 mod listener;
 mod rates;
 mod route;
+mod target;
 mod upstream;
 
 use std::collections::hash_map::Entry;

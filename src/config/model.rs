@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 use crate::proto::fields;
@@ -235,6 +236,8 @@ pub struct Route {
     /// Whether `%2F` may stand in a path.
     pub encoded_slashes: bool,
     pub target: Target,
+    /// `redirect = "https"`: who did not come over TLS is sent there.
+    pub https_only: bool,
     /// What stands for `path` towards the upstream: nothing, or it begins with `/`. `None`: it stays.
     pub rewrite: Option<String>,
     pub origins: Origins,
@@ -333,6 +336,37 @@ pub enum Target {
     Upstream(Arc<Upstream>),
     /// A page that is built in, answered to GET and HEAD of exactly the route's path.
     Page(Page),
+    Redirect(Redirect),
+    Respond(Respond),
+    /// `https_only` is all there is.
+    Nothing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    pub to: Location,
+    pub status: StatusCode,
+}
+
+/// Where a redirect leads: never to a host that is neither written here nor the one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// `https://`, and the host where it is written.
+    pub front: String,
+    /// Then the host that the client asked for, without its port.
+    pub same_host: bool,
+    /// Then a port, a path, or both.
+    pub behind: String,
+    /// Then path and query of the request.
+    pub keeps_path: bool,
+}
+
+/// A fixed answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Respond {
+    pub status: StatusCode,
+    pub body: Bytes,
+    pub content_type: HeaderValue,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

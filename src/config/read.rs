@@ -158,6 +158,21 @@ impl<'f, 's> Reader<'f, 's> {
         }
     }
 
+    /// A table below this one, or (`Some(None)`) a word in its place; `None` where it is left out or neither.
+    pub fn table_or(&mut self, name: &'static str, word: &str) -> Option<Option<Reader<'f, 's>>> {
+        let node = self.take(name)?;
+        let key = self.path_of(name);
+        match &node.value {
+            Value::Text(text) if text == word => Some(None),
+            Value::Text(text) => {
+                let wrong = Wrong::new(format!("{text:?} is neither {word:?} nor a table"));
+                self.findings.wrong(node.at, &key, wrong.help(format!("write {word:?}, or {{ … }}")));
+                None
+            }
+            _ => self.below(name, key, node).map(Some),
+        }
+    }
+
     /// A list of tables; `None` where it is something else.
     pub fn tables(&mut self, name: &'static str) -> Option<Vec<Reader<'f, 's>>> {
         let node = self.take(name)?;

@@ -328,6 +328,21 @@ pub(super) static ROUTE: Table = Table {
             Nothing("\"chat\"", "no page"),
             "Answers GET at exactly this path with a page that is built in.",
         ),
+        Key {
+            name: "redirect",
+            kind: "\"https\" or table",
+            fallback: Nothing("{ to = \"https://www.example.com{path}\" }", "no redirect"),
+            doc: "\"https\": who did not come over TLS is sent there with 308, same host and target; beside another target, or \
+                  alone. A table: everybody is sent elsewhere.",
+            holds: Holds::Table(&REDIRECT),
+        },
+        Key {
+            name: "respond",
+            kind: "table",
+            fallback: Nothing("{ status = 404 }", "no fixed answer"),
+            doc: "Answers every request, also a handshake, with this.",
+            holds: Holds::Table(&RESPOND),
+        },
         key(
             "origins",
             "list of origins",
@@ -465,6 +480,33 @@ pub(super) static RESPONSE_HEADERS: Table = Table {
     keys: &[
         key("set", "table of strings", Default("{}"), "Sets these header fields, in place of the upstream's."),
         REMOVE,
+    ],
+    later: &[],
+};
+
+pub(super) static REDIRECT: Table = Table {
+    title: "route.redirect",
+    doc: "Sends every request of the route elsewhere: `redirect = { … }`.",
+    keys: &[
+        key(
+            "to",
+            "address",
+            Required("\"https://www.example.com{path}\""),
+            "\"{path}\" at its end is path and query of the request, \"{host}\" in the place of the host is the one asked \
+             for, without port.",
+        ),
+        key("status", "301, 302, 303, 307 or 308", Default("308"), "307 and 308 keep the method."),
+    ],
+    later: &[],
+};
+
+pub(super) static RESPOND: Table = Table {
+    title: "route.respond",
+    doc: "A fixed answer: `respond = { … }`.",
+    keys: &[
+        key("status", "number, 200 to 599", Required("404"), "The HTTP status."),
+        key("body", "string", Default("\"\""), "The body. None with 204, 205 and 304."),
+        key("content_type", "string", Default("\"text/plain; charset=utf-8\""), "Of the body."),
     ],
     later: &[],
 };

@@ -69,7 +69,7 @@ fn routes(config: &Config) -> String {
         let host = if route.host == HostPattern::Any { "any".to_owned() } else { host(&route.host) };
         let origins = match route.target {
             Target::Upstream(_) => origins(&route.origins),
-            Target::Page(_) => "-".to_owned(),
+            _ => "-".to_owned(),
         };
         vec![route.name.clone(), host, path(route), target(route), origins]
     });
@@ -90,10 +90,15 @@ fn path(route: &Route) -> String {
 }
 
 fn target(route: &Route) -> String {
-    match &route.target {
+    let https = "redirect to https";
+    let target = match &route.target {
         Target::Upstream(upstream) => format!("upstream {}", upstream.name),
         Target::Page(Page::Chat) => "page chat".to_owned(),
-    }
+        Target::Redirect(redirect) => format!("redirect {}", redirect.status.as_u16()),
+        Target::Respond(respond) => format!("respond {}", respond.status.as_u16()),
+        Target::Nothing => return https.to_owned(),
+    };
+    if route.https_only { format!("{https}, {target}") } else { target }
 }
 
 fn origins(origins: &Origins) -> String {

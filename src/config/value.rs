@@ -14,7 +14,7 @@ use http::HeaderName;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::model::{
-    ByteRate, ClientBy, HostPattern, ListenerAddress, Network, OriginPattern, Rate, Server, ServerAddress,
+    ByteRate, ClientBy, HostPattern, ListenerAddress, Location, Network, OriginPattern, Rate, Server, ServerAddress,
 };
 use super::tree::{Node, Value};
 use crate::policy::origin::default_port;
@@ -371,6 +371,28 @@ pub(super) fn edited_field(text: &str) -> Parsed<HeaderName> {
         Some(reason) => Err(Wrong::new(format!("{text} {reason}")).help("remove it here")),
         None => Ok(name),
     }
+}
+
+/// Where a redirect leads: `https://` or `http://`, a host or `{host}`, and at the end `{path}` or a fixed path.
+pub(super) fn location(text: &str) -> Parsed<Location> {
+    let example = "like \"https://www.example.com{path}\" or \"https://{host}:8443{path}\"";
+    let (rest, keeps_path) = text.strip_suffix("{path}").map_or((text, false), |rest| (rest, true));
+    let Some(scheme) = ["https://", "http://"].into_iter().find(|scheme| rest.starts_with(scheme)) else {
+        return Err(Wrong::new(format!("{text:?} is no address to send a client to")).help(example));
+    };
+    let rest = &rest[scheme.len()..];
+    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let port = host.strip_prefix("{host}");
+    authority_parts(&port.map_or(host.to_owned(), |port| format!("host{port}")))?;
+    if keeps_path && !path.is_empty() && self::path(path, true, false)? == "/" {
+        return Err(Wrong::new("\"{path}\" begins with \"/\"").help(example));
+    }
+    let is_plain = |c: char| c.is_ascii_graphic() && !"{}\\\"<>^`|".contains(c);
+    if !path.chars().all(is_plain) {
+        return Err(Wrong::new(format!("{path:?} cannot stand in an address")).help("\"{path}\" stands at the end"));
+    }
+    let front = if port.is_some() { scheme.to_owned() } else { format!("{scheme}{host}") };
+    Ok(Location { front, same_host: port.is_some(), behind: format!("{}{path}", port.unwrap_or("")), keeps_path })
 }
 
 /// The value of a header field, as conditions compare it and as it is sent.

@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode, Version, request};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 
-use super::{pass, spelling};
+use super::{fixed, pass, spelling};
 use crate::config::model::{Keys, Refuse, Route, Server};
 use crate::drain::Drain;
 use crate::limits::throttle::Throttle;
@@ -129,6 +129,7 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
     let upgrade = handshake::tries_upgrade(&parts);
     let mut seen = Seen::of(&parts);
     let keys = |keys: &Keys| live.keyrings.current(keys);
+    let given = |answer: Response<Bytes>| (answer.map(|body| Either::Left(Full::new(body))), None);
     let decision = decide(&mut parts, visitor, client, &live.config.routes, keys, &mut ());
     let route = decision.as_ref().map_or_else(|denied| denied.route, |decision| Some(decision.route()));
     let (mut response, handover) = match decision {
@@ -138,8 +139,10 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
         }
         Ok(Decision::Page(route, page)) => {
             let page = super::page::answer(page, &parts, &route.path);
-            (page.map(|body| Either::Left(Full::new(body))), None)
+            given(page)
         }
+        Ok(Decision::Redirect(_, location, status)) => given(fixed::redirect(location, status)),
+        Ok(Decision::Respond(_, respond)) => given(fixed::respond(respond)),
         Ok(Decision::Plain(passage)) => {
             arrival.has_agreed();
             match pass::pass(parts, body, &passage, visitor, live).await {

@@ -7,12 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::header::ORIGIN;
-use http::request;
+use http::{HeaderValue, StatusCode, request};
 
 use super::client::{Client, Peer};
 use super::keys::{self, Key, KeySet};
-use super::{access, origin, route, subprotocol};
-use crate::config::model::{Compression, Keys, Listener, Page, PlainRules, Route, Target, Upstream};
+use super::{access, origin, redirect, route, subprotocol};
+use crate::config::model::{Compression, Keys, Listener, Page, PlainRules, Respond, Route, Target, Upstream};
 use crate::proto::extensions::Deflate;
 use crate::proto::fields::{self, Hop, Host};
 use crate::proto::handshake::{self, Offer};
@@ -32,6 +32,8 @@ pub struct Visitor {
 #[derive(Debug)]
 pub enum Decision<'a> {
     Page(&'a Arc<Route>, Page),
+    Redirect(&'a Arc<Route>, HeaderValue, StatusCode),
+    Respond(&'a Arc<Route>, &'a Respond),
     Session(Plan<'a>),
     Plain(Passage<'a>),
 }
@@ -39,7 +41,7 @@ pub enum Decision<'a> {
 impl<'a> Decision<'a> {
     pub fn route(&self) -> &'a Arc<Route> {
         match self {
-            Decision::Page(route, _) => route,
+            Decision::Page(route, _) | Decision::Redirect(route, ..) | Decision::Respond(route, _) => route,
             Decision::Session(plan) => plan.route,
             Decision::Plain(passage) => passage.route,
         }
@@ -142,8 +144,26 @@ pub fn decide<'a>(
     watch.passed(Check::Route, format_args!("{}", route.name));
     let denied = |check, refusal| Denied { check, refusal, route: Some(route), key: None };
     let access = || access::check(&visitor.listener.access, &route.access, client.address);
+    let peer = visitor.peer.address.ip();
+    let hop = Hop { peer, trusted_peer: client.trusted_peer, tls: visitor.secure, host: &host };
+    let asked = || fields::asked(&parts.headers, &hop);
+    let redirected = |to, status| {
+        access().map_err(|refusal| denied(Check::Access, refusal))?;
+        let location =
+            redirect::location(to, &asked().host, &parts.uri).map_err(|refusal| denied(Check::Route, refusal))?;
+        Ok(Decision::Redirect(route, location, status))
+    };
+    if route.https_only && !asked().secure {
+        return redirected(&redirect::https(), redirect::HTTPS_STATUS);
+    }
     let upstream = match &route.target {
         Target::Upstream(upstream) => upstream,
+        Target::Nothing => return Err(denied(Check::Route, Refusal::NoRoute)),
+        Target::Redirect(redirect) => return redirected(&redirect.to, redirect.status),
+        Target::Respond(respond) => {
+            access().map_err(|refusal| denied(Check::Access, refusal))?;
+            return Ok(Decision::Respond(route, respond));
+        }
         Target::Page(_) if handshake::tries_upgrade(parts) => return Err(denied(Check::Route, Refusal::NoRoute)),
         Target::Page(page) => {
             access().map_err(|refusal| denied(Check::Access, refusal))?;

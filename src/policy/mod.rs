@@ -5,5 +5,6 @@ pub mod client;
 pub mod decide;
 pub mod keys;
 pub mod origin;
+pub mod redirect;
 pub mod route;
 pub mod subprotocol;

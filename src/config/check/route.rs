@@ -7,18 +7,19 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use crate::config::model::{
-    ClientBy, Compression, Conditions, FieldEdits, Heartbeat, HostPattern, Limits, OriginPattern, Origins, Page,
-    PingMode, PlainRules, Position, Refuse, RelayRules, Route, Subprotocols, Target,
+    ClientBy, Compression, Conditions, FieldEdits, Heartbeat, HostPattern, Limits, OriginPattern, Origins, PingMode,
+    PlainRules, Position, Refuse, RelayRules, Route, Subprotocols,
 };
 use crate::config::problem::Source;
 use crate::config::read::Reader;
 use crate::config::show;
 use crate::config::tree::{Entry, Node};
-use crate::config::value::{self, Wrong, boolean, nearest, number, one_of, or_off, show_duration, string};
+use crate::config::value::{self, Wrong, boolean, number, one_of, or_off, show_duration, string};
 
 use super::access::{access, keys};
 use super::limits::route_limits;
 use super::rates::Rates;
+use super::target::{rewrite, target, warn_of_idle_keys};
 use super::{Upstreams, all, repeated};
 
 /// Host, path, whether it is exact, conditions.
@@ -59,7 +60,7 @@ pub(super) fn route(
     let host_header_written = table.written("host_header").is_some();
     let host_header = table.value("host_header", string(value::host_header));
     let origins = origins(&mut table);
-    let (upstream, target) = target(&mut table, upstreams);
+    let (upstream, https_only, target) = target(&mut table, upstreams);
     let rewrite = rewrite(&mut table, path.as_deref(), encoded_slashes == Some(true), exact);
     let (limits, rates) = table.table("limits").and_then(|table| route_limits(table, wider)).unzip();
     let relay = relay_rules(&mut table, rates);
@@ -84,6 +85,7 @@ pub(super) fn route(
             conditions,
             encoded_slashes: encoded_slashes?,
             target: target?,
+            https_only: https_only?,
             rewrite: rewrite?,
             origins: origins?,
             subprotocols: subprotocols?,
@@ -101,95 +103,6 @@ pub(super) fn route(
     };
     let route = build();
     RouteRead { key, at, name, matches, upstream, client, route }
-}
-
-/// A page is plain HTTP and opens no session: what rules sessions has no effect there.
-fn warn_of_idle_keys(table: &Reader<'_, '_>) {
-    const OF_A_PAGE: [&str; 11] = [
-        "name",
-        "host",
-        "path",
-        "path_exact",
-        "headers",
-        "query",
-        "page",
-        "encoded_slashes",
-        "allow",
-        "deny",
-        "response_headers",
-    ];
-    if table.written("page").is_some() && table.written("upstream").is_none() {
-        for (key, at) in table.known_keys().filter(|(key, _)| !OF_A_PAGE.contains(key)) {
-            let words = match key {
-                "subprotocol" => "never holds: who asks for a page offers no subprotocol",
-                _ => "has no effect on a page",
-            };
-            table.warn(at, key, Wrong::new(words));
-        }
-    }
-}
-
-/// The name of the upstream, even where there is none of that name, and the target.
-fn target(table: &mut Reader<'_, '_>, upstreams: &Upstreams) -> (Option<String>, Option<Target>) {
-    let (upstream_at, page_at) = (table.written("upstream"), table.written("page"));
-    let upstream = table.value("upstream", |node| Ok((value::text(node)?.to_owned(), node.at)));
-    let page = table.value("page", one_of(&[("chat", Page::Chat)]));
-    match (upstream_at, page_at) {
-        (Some(_), Some(at)) => {
-            let wrong = Wrong::new("stands beside `upstream`: a route has one target");
-            table.wrong(at, "page", wrong.help("remove one of them"));
-        }
-        (None, None) => {
-            let wrong = Wrong::new("is missing: a route needs a target");
-            table.absent(table.at(), "upstream", wrong.help("add `upstream = \"NAME\"`, or `page = \"chat\"`"));
-        }
-        (None, Some(_)) | (Some(_), None) => {}
-    }
-    let Some((name, at)) = upstream else {
-        return (None, page.map(Target::Page));
-    };
-    let target = match upstreams.get(&name) {
-        Some((_, upstream)) => upstream.clone().map(Target::Upstream),
-        None => {
-            let known: Vec<&str> = upstreams.keys().map(String::as_str).collect();
-            let known_list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            let wrong = Wrong::new(format!("no upstream {name:?} (known: {known_list})"));
-            let wrong = match nearest(&name, known) {
-                Some(near) => wrong.help(format!("did you mean {near:?}?")),
-                None => wrong.help(format!("add [upstream.{name}]")),
-            };
-            table.absent(at, "upstream", wrong);
-            None
-        }
-    };
-    (Some(name), target)
-}
-
-/// `Some(None)`: the path stays.
-fn rewrite(
-    table: &mut Reader<'_, '_>,
-    path: Option<&str>,
-    encoded_slashes: bool,
-    exact: bool,
-) -> Option<Option<String>> {
-    let (strip_at, rewrite_at) = (table.written("strip_prefix"), table.written("rewrite"));
-    let strip = table.value("strip_prefix", boolean);
-    let prefix = table.table("rewrite").and_then(|mut table| {
-        let prefix = table.value("prefix", string(|text| value::path(text, encoded_slashes, exact)));
-        table.finish();
-        prefix
-    });
-    if let (Some(true), Some(at)) = (strip, rewrite_at) {
-        let wrong = Wrong::new("stands beside `strip_prefix`: both take the place of `path`");
-        table.wrong(at, "rewrite", wrong.help("remove one of them"));
-    }
-    if let (Some(true), Some("/"), Some(at)) = (strip, path, strip_at) {
-        table.warn(at, "strip_prefix", Wrong::new("has no effect: `path` is \"/\""));
-    }
-    match rewrite_at {
-        Some(_) => prefix.map(|prefix| Some(if prefix == "/" { String::new() } else { prefix })),
-        None => strip.map(|strip| strip.then(String::new)),
-    }
 }
 
 /// One entry of `origins`.

@@ -40,6 +40,7 @@ fn route(text: &str) -> Arc<Route> {
         conditions,
         encoded_slashes: false,
         target: Target::Page(Page::Chat),
+        https_only: false,
         rewrite: None,
         origins: Origins { any: true, none: false, same_origin: false, list: Vec::new() },
         subprotocols: Subprotocols { list: None, require: false },

@@ -1,0 +1,68 @@
+//! Where a redirect leads: a place that the configuration writes, or the same host over TLS.
+//!
+//! Of the request only the target is kept, behind a host that stands already: nothing a client sends can choose the host.
+
+use http::{HeaderValue, StatusCode, Uri};
+
+use crate::config::model::Location;
+use crate::proto::fields::Host;
+use crate::proto::refusal::Refusal;
+
+/// Permanent, and the method stays (RFC 9110 section 15.4.9).
+pub const HTTPS_STATUS: StatusCode = StatusCode::PERMANENT_REDIRECT;
+
+/// `redirect = "https"`.
+pub fn https() -> Location {
+    Location { front: "https://".to_owned(), same_host: true, behind: String::new(), keeps_path: true }
+}
+
+/// The `Location` for a request of this target to this host.
+///
+/// # Errors
+/// When the target cannot stand in a field.
+pub fn location(to: &Location, host: &Host, uri: &Uri) -> Result<HeaderValue, Refusal> {
+    let mut text = to.front.clone();
+    if to.same_host {
+        text += &Host { name: host.name.clone(), port: None }.to_string();
+    }
+    text += &to.behind;
+    if to.keeps_path {
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        // `http` leaves the slash out of a target like `http://host?query`.
+        text += if target.starts_with('/') { "" } else { "/" };
+        text += target;
+    }
+    HeaderValue::try_from(text).map_err(|_| Refusal::TargetMalformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations() {
+        let to = |front: &str, same_host, behind: &str, keeps_path| Location {
+            front: front.to_owned(),
+            same_host,
+            behind: behind.to_owned(),
+            keeps_path,
+        };
+        #[rustfmt::skip]
+        let rows = [
+            ("https", https(), "a.test:8080", "/x?y=1", "https://a.test/x?y=1"),
+            ("https, the root", https(), "A.test.", "/", "https://a.test/"),
+            ("https, IPv6", https(), "[::1]:80", "/x", "https://[::1]/x"),
+            ("byte for byte", https(), "a.test", "//evil.test/%7e?//", "https://a.test//evil.test/%7e?//"),
+            ("absolute form", https(), "a.test", "http://a.test/x?y", "https://a.test/x?y"),
+            ("absolute form without a path", https(), "a.test", "http://a.test?y", "https://a.test/?y"),
+            ("a port", to("https://", true, ":8443", true), "a.test", "/x", "https://a.test:8443/x"),
+            ("another host", to("https://b.test", false, "", true), "a.test", "/@c.test", "https://b.test/@c.test"),
+            ("a path in front", to("https://b.test", false, "/old", true), "a.test", "/x", "https://b.test/old/x"),
+            ("fixed", to("https://b.test", false, "/new?a=b", false), "a.test", "/x?y", "https://b.test/new?a=b"),
+        ];
+        for (name, to, host, uri, expected) in rows {
+            let found = location(&to, &host.parse().unwrap(), &uri.parse().unwrap());
+            assert_eq!(found.unwrap(), expected, "{name}");
+        }
+    }
+}
