@@ -1,4 +1,4 @@
-// Runs the external suites and counts: `node run.mjs [node|python|browser|autobahn …] [--all]`.
+// Runs the external suites and counts: `node run.mjs [node|python|browser|services|autobahn …] [--all]`.
 // The last line is `N passed, N failed`; the exit code is 0 only when something passed and nothing failed.
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,7 +6,7 @@ import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { binary, direct } from './support/front.mjs';
 
-const SUITES = ['node', 'python', 'browser', 'autobahn'];
+const SUITES = ['node', 'python', 'browser', 'services', 'autobahn'];
 /** For a whole file: the longest is Autobahn with --all. */
 const BOUND_MS = { autobahn: 3_600_000 };
 

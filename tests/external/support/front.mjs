@@ -1,4 +1,5 @@
-// What stands between the clients and the servers of a test: the gateway, or nothing at all.
+// What stands between the clients and the servers of a test: the gateway, or nothing at all. The gateway's configuration
+// is written for the test, or is the one of a recipe in docs/recipes.
 //
 // TIDEGATE_FRONT=direct puts a blind pipe in the gateway's place: it proves that clients and servers agree with each
 // other, so that whatever fails with the gateway is the gateway's. TIDEGATE_BIN names the gateway's binary.
@@ -18,11 +19,33 @@ export const binary = resolve(process.env.TIDEGATE_BIN ?? join(import.meta.dirna
  * Starts a front for `routes`: `{ path, server, lines }`, where `server` is a `ws://` URL and `lines` are further lines
  * of the route's table. `url(path, scheme)` is where a client connects; `ca` is what it trusts.
  */
-export async function startFront(routes, more = '') {
+export function startFront(routes, more = '') {
+  return start(routes, () => configuration(routes, more));
+}
+
+/** Starts a front as docs/recipes/NAME.md says: its first configuration, on free ports, before these `servers`. */
+export function startRecipe(name, servers) {
+  const text = readFileSync(join(import.meta.dirname, `../../../docs/recipes/${name}.md`), 'utf8');
+  const [, recipe] = text.match(/^```toml\n([^]*?)^```/m);
+  const here = [
+    [/^address = ".*"/gm, 'address = "127.0.0.1:0"'],
+    [/^servers = .*/gm, `servers = ${JSON.stringify(servers)}`],
+    [/^tls = .*/gm, 'tls = { certificate = "cert.pem", key = "key.pem", development = true }'],
+  ];
+  const fitted = here.reduce((text, [what, by]) => {
+    if (text.match(what) === null) throw new Error(`${name}: nothing in the recipe matches ${what}`);
+    return text.replace(what, by);
+  }, recipe);
+  return start([{ path: '/', server: servers[0] }], () => fitted);
+}
+
+async function start(routes, configuration) {
   const directory = mkdtempSync(join(tmpdir(), 'tidegate-test-'));
-  const front = direct ? await startPipes(directory, routes) : await startGateway(directory, routes, more);
+  const front = direct ? await startPipes(directory, routes) : await startGateway(directory, configuration());
   return {
     ...front,
+    /** Where a client of plain HTTP goes; `scheme` is that of a WebSocket, or `http` or `https`. */
+    http: (path, scheme = 'ws') => front.url(path, scheme.replace('http', 'ws')).replace('ws', 'http'),
     async stop() {
       await front.stop();
       rmSync(directory, { recursive: true, force: true });
@@ -30,9 +53,9 @@ export async function startFront(routes, more = '') {
   };
 }
 
-async function startGateway(directory, routes, more) {
+async function startGateway(directory, configuration) {
   const file = join(directory, 'config.toml');
-  writeFileSync(file, configuration(directory, routes, more));
+  writeFileSync(file, configuration);
   const gateway = new Process(binary, ['run', '--config', file], { cwd: directory });
   try {
     const [, ws] = await gateway.line(/listening on (ws:\/\/127\.0\.0\.1:\d+)/);
@@ -51,7 +74,7 @@ async function startGateway(directory, routes, more) {
   }
 }
 
-function configuration(directory, routes, more) {
+function configuration(routes, more) {
   const names = [...new Set(routes.filter((route) => route.server).map((route) => route.server))];
   return [
     '[limits]',
