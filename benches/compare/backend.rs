@@ -1,7 +1,7 @@
 //! The backend behind every peer: a server that answers 101 and echoes frames, in the thread of the load.
 //!
 //! Sessions on `/fan` are sent what [`Backend::fan`] says, those on `/flood` 64 MiB, and those on `/deaf` are not read.
-//! Pings are answered, and counted: a gateway should keep them.
+//! Pings are answered, and counted: a gateway should keep them. A request without a key is plain HTTP.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -19,6 +19,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use crate::client::lend;
 use crate::codec::{self, BINARY, CLOSE, Frames, PING, PONG, Part};
+use crate::plain;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -102,13 +103,13 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             return Ok(());
         }
     }
-    let head = String::from_utf8_lossy(&head);
-    let key = head.lines().find_map(|line| {
+    let text = String::from_utf8_lossy(&head);
+    let key = text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim())
     });
     let Some(key) = key else {
-        return stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+        return plain::answer(stream, head).await;
     };
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -116,17 +117,17 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         derive_accept_key(key.as_bytes())
     );
     stream.write_all(answer.as_bytes()).await?;
-    if head.starts_with("GET /flood ") {
+    if text.starts_with("GET /flood ") {
         return tokio::select! {
             result = flood(stream) => result,
             () = shared.release.notified() => Ok(()),
         };
     }
-    if head.starts_with("GET /deaf ") {
+    if text.starts_with("GET /deaf ") {
         shared.release.notified().await;
         return Ok(());
     }
-    let fan = head.starts_with("GET /fan ");
+    let fan = text.starts_with("GET /fan ");
     let socket = Rc::new(RefCell::new(Socket::new(stream)));
     if fan {
         shared.fans.borrow_mut().push(socket.clone());

@@ -47,7 +47,7 @@ pub struct Times {
     pub window: Duration,
 }
 
-type Cpu<'a> = &'a dyn Fn() -> u64;
+pub type Cpu<'a> = &'a dyn Fn() -> u64;
 
 /// Opens `count` sessions.
 pub async fn open(target: &Target, path: &'static str, count: usize) -> io::Result<Vec<Client>> {
@@ -66,7 +66,7 @@ pub async fn open(target: &Target, path: &'static str, count: usize) -> io::Resu
 }
 
 /// Measures how far `counter` comes within a window.
-async fn window(times: Times, cpu: Cpu<'_>, counter: &Cell<u64>) -> io::Result<Window> {
+pub async fn window(times: Times, cpu: Cpu<'_>, counter: &Cell<u64>) -> io::Result<Window> {
     sleep(times.warm).await;
     let (began, used, counted) = (Instant::now(), cpu(), counter.get());
     sleep(times.window).await;

@@ -11,6 +11,7 @@ mod client;
 mod codec;
 mod loads;
 mod peers;
+mod plain;
 mod report;
 mod stopped;
 
@@ -101,6 +102,8 @@ enum Section {
     Churn,
     /// Readers that have stopped while the other side goes on
     Stopped,
+    /// Plain HTTP: processor time per request
+    Http,
 }
 
 fn main() -> ExitCode {
@@ -211,6 +214,7 @@ impl Bench {
             Section::Ping => self.pings().await,
             Section::Churn => self.churn().await,
             Section::Stopped => self.stopped().await,
+            Section::Http => self.plain_http().await,
         }
     }
 
@@ -424,6 +428,25 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    async fn plain_http(&mut self) -> io::Result<()> {
+        let peers = self.peers(|kind| kind == Kind::Tidegate || kind.rival() || kind == Kind::Direct)?;
+        for _ in 0..self.scale.repetitions {
+            for peer in &peers {
+                let target = target(peer, false);
+                let window = plain::load(&target, 64, self.scale.echo, &|| peer.cpu_ns()).await;
+                if peer.kind != Kind::Direct {
+                    let cpu = window.as_ref().map(loads::Window::cpu_us).map_err(clone);
+                    self.note("http: CPU", Unit::MicrosPerRequest, "1 KiB", peer.kind, cpu);
+                }
+                let rate = window.map(|window| window.per_second() / 1e3);
+                self.note("http: throughput", Unit::ThousandsPerSecond, "1 KiB", peer.kind, rate);
+            }
+        }
+        // They keep their connections to the backend as long as they live.
+        drop(peers);
+        self.settled().await
     }
 
     /// Warms the proxy up with the honest load, and notes what it cost when `told`.

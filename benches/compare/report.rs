@@ -13,6 +13,7 @@ pub enum Unit {
     MicrosPerHandshake,
     MicrosPerDelivery,
     MicrosPerPing,
+    MicrosPerRequest,
     Micros,
     ThousandsPerSecond,
     KibPerSession,
@@ -28,6 +29,9 @@ impl Unit {
             Unit::MicrosPerHandshake => "µs of the proxy's processor per opening handshake",
             Unit::MicrosPerDelivery => "µs of the proxy's processor per delivery",
             Unit::MicrosPerPing => "µs of the proxy's processor per ping of a client",
+            Unit::MicrosPerRequest => {
+                "µs of the proxy's processor per request of plain HTTP, over 64 connections that are kept"
+            }
             Unit::Micros => "µs from when a message was due to its return; 5,000 messages a second over 200 sessions",
             Unit::ThousandsPerSecond => "thousands a second",
             Unit::KibPerSession => "resident KiB per idle session",
