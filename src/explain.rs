@@ -269,9 +269,13 @@ fn upstream(route: &Route, upstream: &Upstream, parts: &request::Parts) -> Strin
     let servers = upstream.servers.iter().map(|server| {
         let target = route::target(route, &server.base, &parts.uri);
         let path = target.split('?').next().unwrap_or_default();
-        format!("{} with path {path}", server.text)
+        let weight = if server.weight == 1 { String::new() } else { format!(", weight {}", server.weight) };
+        let backup = if server.backup { ", backup" } else { "" };
+        format!("{} with path {path}{weight}{backup}", server.text)
     });
-    format!("{}: {}", upstream.name, servers.collect::<Vec<_>>().join(", or "))
+    let servers = servers.collect::<Vec<_>>().join(", or ");
+    let balance = if upstream.servers.len() == 1 { String::new() } else { format!(" ({})", upstream.balance) };
+    format!("{}{balance}: {servers}", upstream.name)
 }
 
 #[derive(Debug, Default)]

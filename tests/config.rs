@@ -698,7 +698,35 @@ fn mistakes_in_upstreams() {
             ),
             (
                 "[upstream.echo]\nservers = [\"ws://a\"]\nbalance = \"random\"",
-                "7:1 upstream.echo.balance: not yet supported in this version",
+                "7:11 upstream.echo.balance: \"random\" is no way to balance",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nbalance = \"hash:cookie:\"",
+                "7:11 upstream.echo.balance: \"\" is not the name of a cookie",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.passive = { aside = \"2s\", aside_max = \"1s\" }",
+                "7:46 upstream.echo.health.passive.aside_max: less than `aside`",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.check = \"tcp\"",
+                "7:8 upstream.echo.health.check: not yet supported in this version",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\", { weight = 2 }]",
+                "6:22 upstream.echo.servers[2].url: is missing",
+            ),
+            (
+                "[upstream.echo]\nservers = [{ url = \"ws://a\", weight = 0 }]",
+                "6:39 upstream.echo.servers[1].weight: 0 is not allowed",
+            ),
+            (
+                "[upstream.echo]\nservers = [{ url = \"ws://a\", wait = 1 }]",
+                "6:30 upstream.echo.servers[1].wait: unknown key in upstream.NAME.servers",
+            ),
+            (
+                "[upstream.echo]\nservers = [{ url = \"ws://a:80\" }, \"ws://a\"]",
+                "6:35 upstream.echo.servers: ws://a stands twice in the list",
             ),
             (
                 "[upstream.echo]\nservers = [\"wss://a\"]\ntls = { certificate = \"a\" }",
@@ -709,7 +737,7 @@ fn mistakes_in_upstreams() {
                 "7:23 upstream.echo.tls.server_name: \"a b\" is not a host name",
             ),
             ("upstream.echo = \"ws://a\"", "5:1 route[1].upstream: unknown key in [[route]]"),
-        ][..8],
+        ][..15],
     );
     let named = wrong(&format!("upstream.echo = \"ws://a\"\n{LISTENER}{ROUTE}"));
     assert_eq!(named, ["1:17 upstream.echo: a string stands where a table is wanted"]);
@@ -802,6 +830,10 @@ fn warnings_are_no_problems() {
         (
             format!("{LISTENER}{ROUTE}request_timeout = \"off\"\n{UPSTREAM}"),
             "5:19 route[1].request_timeout: has no effect without `http = true`",
+        ),
+        (
+            format!("{LISTENER}{ROUTE}[upstream.echo]\nservers = [{{ url = \"ws://a\", backup = true }}]"),
+            "6:12 upstream.echo.servers: ws://a and all others are backups",
         ),
         (
             format!("{LISTENER}{ROUTE}[upstream.echo]\nservers = [\"ws://127.0.0.1:8080\"]"),

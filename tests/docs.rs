@@ -143,7 +143,8 @@ every_refusal! {
     SessionsClient, SessionsClientRoute, SessionsUpstream,
     HandshakeRate { retry_after: Duration::from_secs(1) },
     HandshakeRateClientRoute { retry_after: Duration::from_secs(1) },
-    HandshakeRateRoute { retry_after: Duration::from_secs(1) }, HeldBytes, Draining, UpstreamUnreachable, UpstreamResolve,
+    HandshakeRateRoute { retry_after: Duration::from_secs(1) }, HeldBytes, Draining,
+    NoHealthyServer { retry_after: Duration::from_secs(1) }, UpstreamUnreachable, UpstreamResolve,
     UpstreamTls, UpstreamConnectTimeout, UpstreamHandshakeTimeout, UpstreamAnswerTimeout, UpstreamBadAnswer,
     UpstreamRefused(StatusCode::FORBIDDEN),
 }

@@ -499,8 +499,15 @@ pub enum Compression {
 #[derive(Debug, Clone)]
 pub struct Upstream {
     pub name: String,
-    /// At least one; taken in turn.
+    /// At least one.
     pub servers: Vec<Server>,
+    pub balance: Balance,
+    /// How many other servers a request may be tried with.
+    pub retries: u32,
+    /// Retries in percent of requests.
+    pub retry_budget: u32,
+    /// `health.passive`; `None` is `"off"`.
+    pub passive: Option<Passive>,
     pub connect_timeout: Duration,
     /// From the connection to the end of the answer's head.
     pub handshake_timeout: Duration,
@@ -513,6 +520,27 @@ pub struct Upstream {
     pub tls: UpstreamTls,
 }
 
+/// `health.passive`: when a server is put aside because of what its handshakes and requests tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passive {
+    /// Failures in a row; at least 1.
+    pub failures: u32,
+    /// For how long at first; each time in a row for twice as long.
+    pub aside: Duration,
+    /// And never longer.
+    pub aside_max: Duration,
+}
+
+/// `balance`: which server is next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    LeastConnections,
+    RandomTwo,
+    /// Consistent hashing of what the request says; of the client's address where it says nothing.
+    Hash(ClientBy),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     pub address: ServerAddress,
@@ -522,6 +550,10 @@ pub struct Server {
     pub base: String,
     /// As the file wrote it, for logs.
     pub text: String,
+    /// Its share beside the others; at least 1.
+    pub weight: u32,
+    /// Used only when no other server can be.
+    pub backup: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -148,6 +148,25 @@ impl<'f, 's> Reader<'f, 's> {
         }
     }
 
+    /// [`list`](Self::list), where an element may also be a table.
+    pub fn values_or_tables<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&Node) -> Parsed<T>,
+        read: impl Fn(Reader<'f, 's>) -> Option<T>,
+    ) -> Option<Vec<Option<T>>> {
+        let nodes = self.list(name, |node| Ok(node.clone()))?;
+        let key = self.path_of(name);
+        let element = |(index, node): (usize, Option<Node>)| {
+            let (node, path) = (node?, format!("{key}[{}]", index + 1));
+            match node.value {
+                Value::Table(_) => self.below(name, path, node).and_then(&read),
+                _ => self.parsed(&path, &node, &parse),
+            }
+        };
+        Some(nodes.into_iter().enumerate().map(element).collect())
+    }
+
     /// A table below this one; `None` where it is left out or `"off"`.
     pub fn table(&mut self, name: &'static str) -> Option<Reader<'f, 's>> {
         let off = self.key(name).kind.contains("\"off\"");
@@ -299,7 +318,9 @@ impl<'f, 's> Reader<'f, 's> {
 
     fn below(&self, name: &'static str, path: String, node: Node) -> Option<Reader<'f, 's>> {
         let schema = match self.key(name).holds {
-            Holds::Table(schema) | Holds::Tables(schema) | Holds::Named(schema) => schema,
+            Holds::Table(schema) | Holds::Tables(schema) | Holds::Named(schema) | Holds::ValuesOrTables(schema) => {
+                schema
+            }
             Holds::Value => panic!("{name:?} holds no table in its schema"),
         };
         match node.value {
@@ -324,7 +345,7 @@ impl<'f, 's> Reader<'f, 's> {
 /// The table that has a key of this name: a key that stands below the wrong header is a frequent slip.
 fn home(table: &'static Table, name: &str) -> Option<&'static str> {
     let below = |key: &'static Key| match key.holds {
-        Holds::Table(table) | Holds::Tables(table) | Holds::Named(table) => Some(table),
+        Holds::Table(table) | Holds::Tables(table) | Holds::Named(table) | Holds::ValuesOrTables(table) => Some(table),
         Holds::Value => None,
     };
     let tables = || table.keys.iter().filter_map(below);

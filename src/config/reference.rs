@@ -27,10 +27,19 @@ pub fn reference() -> String {
     out
 }
 
+/// The table of a key that is written as one.
 fn table_of(key: &'static Key) -> Option<&'static Table> {
     match key.holds {
         Holds::Table(table) | Holds::Tables(table) | Holds::Named(table) => Some(table),
-        Holds::Value => None,
+        Holds::Value | Holds::ValuesOrTables(_) => None,
+    }
+}
+
+/// And of one that may be.
+fn described(key: &'static Key) -> Option<&'static Table> {
+    match key.holds {
+        Holds::ValuesOrTables(table) => Some(table),
+        _ => table_of(key),
     }
 }
 
@@ -112,7 +121,7 @@ prints every option with its default.
 ";
 
 fn describe(out: &mut String, key: &'static Key) {
-    let Some(table) = table_of(key) else { return };
+    let Some(table) = described(key) else { return };
     let _ = write!(out, "\n## `{}`\n\n{}\n\n", table.title, table.doc);
     out.push_str("| key | value | default | meaning |\n| --- | --- | --- | --- |\n");
     for key in table.keys {

@@ -45,6 +45,8 @@ pub(super) enum Holds {
     Tables(&'static Table),
     /// `[name.NAME]`
     Named(&'static Table),
+    /// A list of values, each of which may also be written as a table: `name = ["…", { … }]`
+    ValuesOrTables(&'static Table),
 }
 
 use Fallback::{Default, Either, Nothing, Required};
@@ -62,7 +64,7 @@ const fn key(name: &'static str, kind: &'static str, fallback: Fallback, doc: &'
 const fn section(name: &'static str, holds: Holds, fallback: Fallback) -> Key {
     let table = match &holds {
         Holds::Table(table) | Holds::Tables(table) | Holds::Named(table) => table,
-        Holds::Value => panic!("a section holds a table"),
+        Holds::Value | Holds::ValuesOrTables(_) => panic!("a section holds a table"),
     };
     Key { name, kind: "table", fallback, doc: table.doc, holds }
 }
@@ -608,11 +610,34 @@ pub(super) static UPSTREAM: Table = Table {
     title: "[upstream.NAME]",
     doc: "A WebSocket service behind the gateway. Routes name it.",
     keys: &[
+        Key {
+            name: "servers",
+            kind: "list of addresses, or of tables",
+            fallback: Required("[\"ws://127.0.0.1:9001\"]"),
+            doc: "\"ws://host:port\", \"wss://host:port/base\", \"unix:/run/chat.sock\"; or { url = …, weight = … }.",
+            holds: Holds::ValuesOrTables(&SERVER),
+        },
         key(
-            "servers",
-            "list of addresses",
-            Required("[\"ws://127.0.0.1:9001\"]"),
-            "Taken in turn: \"ws://host:port\", \"wss://host:port/base\", \"unix:/run/chat.sock\".",
+            "balance",
+            "\"round-robin\", \"least-connections\", \"random-two\", \"hash:client\", \"hash:header:NAME\", \
+             \"hash:cookie:NAME\" or \"hash:query:NAME\"",
+            Default("\"round-robin\""),
+            "Which server is next. \"least-connections\": the one with the fewest open sessions and requests for its \
+             weight. \"random-two\": the less loaded of two that are drawn. \"hash:\": always the same one for the same \
+             client address, header, cookie or query parameter; for the address where that is missing.",
+        ),
+        key(
+            "retries",
+            "number, up to 10",
+            Default("2"),
+            "How many other servers are tried when one cannot be reached, does not answer a handshake, or answers 502, 503 \
+             or 504. Plain HTTP: only what is safe to repeat, or was not written yet.",
+        ),
+        key(
+            "retry_budget",
+            "number, up to 100",
+            Default("20"),
+            "Retries in percent of all requests, so that they never storm. Ten may be saved.",
         ),
         key("connect_timeout", DURATION, Default("\"3s\""), "For connecting to a server."),
         key(
@@ -646,8 +671,50 @@ pub(super) static UPSTREAM: Table = Table {
             doc: "TLS towards wss:// servers.",
             holds: Holds::Table(&UPSTREAM_TLS),
         },
+        section("health", Holds::Table(&HEALTH), Default("{}")),
     ],
-    later: &["balance"],
+    later: &["sticky"],
+};
+
+pub(super) static HEALTH: Table = Table {
+    title: "upstream.NAME.health",
+    doc: "Which servers are left alone.",
+    keys: &[Key {
+        name: "passive",
+        kind: "table or \"off\"",
+        fallback: Default("{}"),
+        doc: "Puts a server aside when its handshakes fail. One that is alone never is.",
+        holds: Holds::Table(&PASSIVE),
+    }],
+    later: &["check", "path", "interval", "timeout", "rise", "fall", "on_unhealthy", "slow_start"],
+};
+
+pub(super) static PASSIVE: Table = Table {
+    title: "upstream.NAME.health.passive",
+    doc: "`passive = { failures = …, aside = … }`, or \"off\". What counts: no connection, no TLS, and for a handshake no \
+          answer, or 502, 503 or 504.",
+    keys: &[
+        key("failures", "number, up to 1000", Default("3"), "So many in a row put a server aside."),
+        key(
+            "aside",
+            DURATION,
+            Default("\"10s\""),
+            "For how long. Then one request tries it: it serves again, or is put aside for twice as long as before.",
+        ),
+        key("aside_max", DURATION, Default("\"5m\""), "And never longer. Not less than `aside`."),
+    ],
+    later: &[],
+};
+
+pub(super) static SERVER: Table = Table {
+    title: "upstream.NAME.servers",
+    doc: "A server with more than its address: `{ url = …, weight = … }` in the list.",
+    keys: &[
+        key("url", "address", Required("\"ws://127.0.0.1:9001\""), "Its address, as above."),
+        key("weight", "number, up to 1000", Default("1"), "Its share beside the others."),
+        key("backup", "true or false", Default("false"), "Used only when none of the others can be."),
+    ],
+    later: &[],
 };
 
 pub(super) static UPSTREAM_TLS: Table = Table {

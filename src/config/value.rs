@@ -14,7 +14,8 @@ use http::HeaderName;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::model::{
-    ByteRate, ClientBy, HostPattern, ListenerAddress, Location, Network, OriginPattern, Rate, Server, ServerAddress,
+    Balance, ByteRate, ClientBy, HostPattern, ListenerAddress, Location, Network, OriginPattern, Rate, Server,
+    ServerAddress,
 };
 use super::tree::{Node, Value};
 use crate::policy::origin::default_port;
@@ -246,6 +247,20 @@ fn whole(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Balance::RoundRobin => f.write_str("round-robin"),
+            Balance::LeastConnections => f.write_str("least-connections"),
+            Balance::RandomTwo => f.write_str("random-two"),
+            Balance::Hash(ClientBy::Address) => f.write_str("hash:client"),
+            Balance::Hash(ClientBy::Header(name)) => write!(f, "hash:header:{name}"),
+            Balance::Hash(ClientBy::Cookie(name)) => write!(f, "hash:cookie:{name}"),
+            Balance::Hash(ClientBy::Query(name)) => write!(f, "hash:query:{name}"),
+        }
+    }
+}
+
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.count, show_period(self.per))
@@ -338,6 +353,30 @@ pub(super) fn client(text: &str) -> Parsed<ClientBy> {
             Err(Wrong::new(format!("{name:?} is not the name of a {kind}")).help(format!("like \"{kind}:x-user\"")))
         }
         _ => Err(Wrong::new(format!("{text:?} tells no clients apart")).help(help)),
+    }
+}
+
+/// Which server is next.
+pub(super) fn balance(text: &str) -> Parsed<Balance> {
+    const WORDS: [&str; 4] = ["round-robin", "least-connections", "random-two", "hash:client"];
+    match text.split_once(':') {
+        Some(("hash", "client")) => Ok(Balance::Hash(ClientBy::Address)),
+        Some(("hash", by)) if by != "address" => client(by).map(Balance::Hash).map_err(|wrong| {
+            let help = "\"hash:client\", \"hash:header:NAME\", \"hash:cookie:NAME\" or \"hash:query:NAME\"";
+            wrong.help(help)
+        }),
+        _ => match WORDS.iter().position(|word| *word == text) {
+            Some(0) => Ok(Balance::RoundRobin),
+            Some(1) => Ok(Balance::LeastConnections),
+            Some(_) => Ok(Balance::RandomTwo),
+            None => {
+                let wrong = Wrong::new(format!("{text:?} is no way to balance"));
+                Err(match nearest(text, WORDS) {
+                    Some(word) => wrong.help(format!("did you mean {word:?}?")),
+                    None => wrong.help("\"round-robin\", \"least-connections\", \"random-two\" or \"hash:client\""),
+                })
+            }
+        },
     }
 }
 
@@ -444,12 +483,19 @@ pub(super) fn server(text: &str) -> Parsed<Server> {
     let port = port.unwrap_or(if tls { 443 } else { 80 });
     let base = if base.is_empty() { String::new() } else { path(base, true, false)? };
     let base = if base == "/" { String::new() } else { base };
-    Ok(Server { address: ServerAddress::Tcp { host, port }, tls, base, text: text.to_owned() })
+    Ok(Server {
+        address: ServerAddress::Tcp { host, port },
+        tls,
+        base,
+        text: text.to_owned(),
+        weight: 1,
+        backup: false,
+    })
 }
 
 fn unix_server(path: &str, text: &str) -> Parsed<Server> {
     let address = ServerAddress::Unix(unix_path(path, text)?);
-    Ok(Server { address, tls: false, base: String::new(), text: text.to_owned() })
+    Ok(Server { address, tls: false, base: String::new(), text: text.to_owned(), weight: 1, backup: false })
 }
 
 fn unix_path(path: &str, text: &str) -> Parsed<PathBuf> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
-use http::{Request, Response, StatusCode, Version, request};
+use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 
@@ -31,7 +31,8 @@ use crate::relay::registry::Entry;
 use crate::relay::session::Opened;
 use crate::relay::{Session, Stream, farewell};
 use crate::upstream::body::Answer as Answered;
-use crate::upstream::dial::{self, Answer};
+use crate::upstream::dial::Answer;
+use crate::upstream::{Chosen, tries};
 
 /// The body of an answer: ours, or the upstream's as it comes: to a handshake that it refused, or to plain HTTP.
 pub type Body = Either<Full<Bytes>, Either<Incoming, Answered>>;
@@ -204,10 +205,13 @@ async fn websocket(
     arrival.has_agreed();
     let offered = plan.offered(&mut ())?;
     let pool = live.pool(&plan.upstream.name);
-    let (server, server_permit) = pool.next().ok_or(Refusal::SessionsUpstream)?;
-    let request = upstream_request(parts, server, plan, &arrival.visitor, &offered)?;
+    let key = pool.key(&parts, &plan.client, live.config.limits.ipv6_prefix);
+    let request = upstream_request(parts, plan, &arrival.visitor, &offered);
+    let uri = request.uri().clone();
+    let (chosen, answer) = tries::dial(pool, key, request, |server| target(plan.route, server, &uri)).await?;
+    let Chosen { server, permit: server_permit, .. } = chosen;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
-    let (mut parts, opened) = match dial::dial(pool, server, request).await {
+    let (mut parts, opened) = match answer {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
         Ok(Answer::Refused(response)) => {
             let refusal = Refusal::UpstreamRefused(response.status());
@@ -237,25 +241,26 @@ async fn websocket(
     Ok((Response::from_parts(parts, Either::Left(Full::default())), agreed))
 }
 
-/// The request to the upstream: the client's, with our fields, to the server's own path.
-///
-/// # Errors
-/// When both paths together are longer than a target may be.
+/// The request to the upstream: the client's, with our fields.
 fn upstream_request(
     mut parts: request::Parts,
-    server: &Server,
     plan: &Plan<'_>,
     visitor: &Visitor,
     offered: &Offered,
-) -> Result<Request<Empty<Bytes>>, Refusal> {
+) -> Request<Empty<Bytes>> {
     let host = plan.route.host_header.as_deref();
     let passed = Passed { host, subprotocols: &offered.subprotocols, deflate: &offered.deflate };
     fields::upstream_headers(&mut parts.headers, &plan.hop(visitor), &passed);
     plan.route.request_headers.apply(&mut parts.headers);
-    let mut request = Request::from_parts(parts, Empty::new());
-    let target = route::target(plan.route, &server.base, request.uri());
-    *request.uri_mut() = target.parse().map_err(|_| Refusal::TargetTooLong)?;
-    Ok(request)
+    Request::from_parts(parts, Empty::new())
+}
+
+/// What a server is asked for: the client's target as the route rewrites it, below the server's own path.
+///
+/// # Errors
+/// When both together are longer than a target may be.
+pub(super) fn target(route: &Route, server: &Server, uri: &Uri) -> Result<Uri, Refusal> {
+    route::target(route, &server.base, uri).parse().map_err(|_| Refusal::TargetTooLong)
 }
 
 /// Tells the client why not, in the way of the route, and the log.

@@ -8,17 +8,16 @@ use std::sync::Arc;
 use http::{Request, Response, Version, request};
 use hyper::body::{Body as _, Incoming};
 
-use super::gate::Refusing;
+use super::gate::{Refusing, target};
 use super::serve::Patience;
 use crate::live::Live;
 use crate::observe::log;
 use crate::policy::decide::{Passage, Visitor};
-use crate::policy::route;
 use crate::proto::fields::{self, Framing};
 use crate::proto::plain;
 use crate::proto::refusal::Refusal;
 use crate::upstream::body::{Answer, Course, End, Upload};
-use crate::upstream::kept;
+use crate::upstream::{Chosen, tries};
 
 /// Sends the request to a server of the route's upstream and returns the answer.
 pub async fn pass(
@@ -29,12 +28,15 @@ pub async fn pass(
     live: &Live,
 ) -> Result<Response<Answer>, Refusing> {
     let pool = live.pool(&passage.upstream.name);
-    let (server, kept) = pool.next_kept();
-    let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
+    let key = pool.key(&parts, &passage.client, live.config.limits.ipv6_prefix);
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
     let course = Arc::new(Course::default());
-    let request = request(parts, body, passage, visitor, &server.base, &course)?;
-    let result = kept::send(pool, server, kept, request, passage.rules.request_timeout).await;
+    let request = request(parts, body, passage, visitor, &course);
+    let (uri, patience) = (request.uri().clone(), passage.rules.request_timeout);
+    let (chosen, result) =
+        tries::send(pool, key, request, |server| target(passage.route, server, &uri), patience).await?;
+    let Chosen { server, permit, .. } = chosen;
+    let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
     let mut response = result.map_err(|error| match course.ended() {
         Some(End::Silent) => Refusal::BodyTimeout.into(),
         Some(End::Broken) => Refusal::BodyMalformed.into(),
@@ -46,6 +48,7 @@ pub async fn pass(
     }
     let status = response.status().as_u16();
     log::passed(&passage.route.name, passage.client.address, &server.text, &method, &path, status);
+    response.body_mut().set_permit(permit);
     response.body_mut().set_idle_timeout(passage.rules.answer_idle_timeout);
     fields::plain_answer_headers(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
@@ -53,15 +56,14 @@ pub async fn pass(
     Ok(response)
 }
 
-/// The request to the upstream: the client's, with our fields, to the server's own path.
+/// The request to the upstream: the client's, with our fields.
 fn request(
     mut parts: request::Parts,
     body: Incoming,
     passage: &Passage<'_>,
     visitor: &Visitor,
-    base: &str,
     course: &Arc<Course>,
-) -> Result<Request<Upload>, Refusal> {
+) -> Request<Upload> {
     let framing = match body.size_hint().exact() {
         _ if body.is_end_stream() => Framing::Empty,
         Some(length) => Framing::Length(length),
@@ -76,8 +78,6 @@ fn request(
     };
     parts.version = Version::HTTP_11;
     let mut request = Request::from_parts(parts, upload);
-    let target = route::target(passage.route, base, request.uri());
-    *request.uri_mut() = target.parse().map_err(|_| Refusal::TargetTooLong)?;
     if expects {
         let course = course.clone();
         hyper::ext::on_informational(&mut request, move |answer| {
@@ -86,5 +86,5 @@ fn request(
             }
         });
     }
-    Ok(request)
+    request
 }

@@ -28,6 +28,11 @@ impl Gauge {
             .map(|_| Permit(self.clone()))
     }
 
+    /// Whether there is a place at this moment. To hold it, [`enter`](Self::enter).
+    pub fn has_room(&self) -> bool {
+        self.taken() < self.max
+    }
+
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)
     }

@@ -11,7 +11,7 @@ use crate::config::model::{ClientBy, TrustedProxies};
 use crate::proto::fields;
 use crate::proto::proxy::Header;
 
-pub use identity::Identities;
+pub use identity::{Identities, value};
 
 /// Where somebody is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -139,6 +139,9 @@ pub enum Refusal {
     HeldBytes,
     #[error("the server is shutting down: connect again")]
     Draining,
+    /// All are put aside, the first of them for so long.
+    #[error("no server behind this gateway is healthy: try again in {} s", seconds(*.retry_after))]
+    NoHealthyServer { retry_after: Duration },
 
     // The upstream.
     #[error("the server behind this gateway cannot be reached")]
@@ -196,7 +199,8 @@ impl Refusal {
             | Self::Draining => Some(COME_BACK),
             Self::HandshakeRate { retry_after }
             | Self::HandshakeRateClientRoute { retry_after }
-            | Self::HandshakeRateRoute { retry_after } => Some(Duration::from_secs(seconds(*retry_after))),
+            | Self::HandshakeRateRoute { retry_after }
+            | Self::NoHealthyServer { retry_after } => Some(Duration::from_secs(seconds(*retry_after))),
             _ => None,
         }
     }
@@ -304,6 +308,7 @@ impl Refusal {
             Self::HandshakeRateRoute { .. } => (S::SERVICE_UNAVAILABLE, "handshake_rate_route", busy),
             Self::HeldBytes => (S::SERVICE_UNAVAILABLE, "held_bytes", busy),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", Some(close::RESTART)),
+            Self::NoHealthyServer { .. } => (S::SERVICE_UNAVAILABLE, "no_healthy_server", busy),
 
             Self::UpstreamUnreachable => (S::BAD_GATEWAY, "upstream_unreachable", failed),
             Self::UpstreamResolve => (S::BAD_GATEWAY, "upstream_resolve", failed),

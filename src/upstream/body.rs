@@ -15,6 +15,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::kept::{Kept, Link};
+use crate::limits::Permit;
 use crate::proto::fields;
 
 /// How long the body of a request with `Expect: 100-continue` waits for a server that may not know of that
@@ -220,11 +221,17 @@ pub struct Answer {
     kept: Arc<Kept>,
     course: Arc<Course>,
     ended: bool,
+    _permit: Option<Permit>,
 }
 
 impl Answer {
     pub(super) fn new(source: Incoming, link: Link, kept: Arc<Kept>, course: Arc<Course>) -> Self {
-        Answer { source, silence: Silence::new(None), link: Some(link), kept, course, ended: false }
+        Answer { source, silence: Silence::new(None), link: Some(link), kept, course, ended: false, _permit: None }
+    }
+
+    /// The place with the server: it is held until the answer is gone.
+    pub fn set_permit(&mut self, permit: Permit) {
+        self._permit = Some(permit);
     }
 
     /// How long the server may send nothing; `None`: for ever.

@@ -117,39 +117,59 @@ async fn reap(kept: Weak<Kept>) {
 /// (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
 ///
 /// # Errors
-/// When no answer can be had; see [`DialError`].
-pub async fn send(
+/// When no answer can be had; see [`Unanswered`].
+pub(super) async fn send(
     pool: &Pool,
     server: &Server,
     kept: &Arc<Kept>,
     mut request: Request<Upload>,
     patience: Option<Duration>,
-) -> Result<Response<Answer>, DialError> {
+) -> Result<Response<Answer>, Unanswered> {
     let course = request.body().course().clone();
-    let repeatable = plain::is_idempotent(request.method()) && request.body().is_end_stream();
+    let repeatable = is_repeatable(&request);
     while let Some(mut link) = kept.take().await {
         let copy = repeatable.then(|| copy(&request));
         link.heard.store(false, Ordering::Relaxed);
         match exchange(&mut link, request, &course, patience).await {
-            Ok(response) => return answer(response, link, kept, course),
-            Err(Failure::Late) => return Err(DialError::AnswerTimeout),
+            Ok(response) => return Ok(answer(response, link, kept, course)?),
+            Err(Failure::Late) => return Err(DialError::AnswerTimeout.into()),
             Err(Failure::Unsent(unsent)) => request = *unsent,
             Err(Failure::Broken(error)) => match copy {
                 Some(copy) if !link.heard.load(Ordering::Relaxed) => {
                     request = copy;
                     break;
                 }
-                _ => return Err(DialError::Http(error)),
+                _ => return Err(DialError::Http(error).into()),
             },
         }
     }
-    let mut link = open(pool, server).await?;
+    let mut link = match open(pool, server).await {
+        Ok(link) => link,
+        Err(error) => return Err(Unanswered { error, unsent: Some(Box::new(request)) }),
+    };
     match exchange(&mut link, request, &course, patience).await {
-        Ok(response) => answer(response, link, kept, course),
-        Err(Failure::Late) => Err(DialError::AnswerTimeout),
-        Err(Failure::Unsent(_)) => Err(DialError::Closed),
-        Err(Failure::Broken(error)) => Err(DialError::Http(error)),
+        Ok(response) => Ok(answer(response, link, kept, course)?),
+        Err(Failure::Late) => Err(DialError::AnswerTimeout.into()),
+        Err(Failure::Unsent(unsent)) => Err(Unanswered { error: DialError::Closed, unsent: Some(unsent) }),
+        Err(Failure::Broken(error)) => Err(DialError::Http(error).into()),
     }
+}
+
+/// Why a server gave no answer, and the request when nothing of it was written.
+pub(super) struct Unanswered {
+    pub error: DialError,
+    pub unsent: Option<Box<Request<Upload>>>,
+}
+
+impl From<DialError> for Unanswered {
+    fn from(error: DialError) -> Self {
+        Unanswered { error, unsent: None }
+    }
+}
+
+/// Whether a request does the same when it is done twice, and can be.
+pub(super) fn is_repeatable(request: &Request<Upload>) -> bool {
+    plain::is_idempotent(request.method()) && request.body().is_end_stream()
 }
 
 enum Failure {
@@ -198,7 +218,7 @@ fn answer(
 }
 
 /// The same request, which has no body.
-fn copy(request: &Request<Upload>) -> Request<Upload> {
+pub(super) fn copy(request: &Request<Upload>) -> Request<Upload> {
     let mut copy = Request::new(Upload::empty(Arc::default()));
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::config::Files;
-use crate::config::model::{Limits, Position, Server, Upstream, UpstreamTls};
+use crate::config::model::{Limits, Passive, Position, Server, Upstream, UpstreamTls};
 use crate::config::problem::Source;
 use crate::config::read::Reader;
-use crate::config::value::{self, Wrong, number, string};
+use crate::config::tree::Node;
+use crate::config::value::{self, Wrong, boolean, number, string};
 
 use super::limits::cap;
 use super::listener::certificate_pair;
@@ -22,7 +23,11 @@ pub(super) fn upstream(
         table.wrong_itself(wrong);
     }
     let servers_at = table.written("servers");
-    let servers = table.list("servers", |node| Ok((string(value::server)(node)?, node.at)));
+    let address = |node: &Node| Ok((string(value::server)(node)?, node.at));
+    let servers = table.values_or_tables("servers", address, server);
+    let balance = table.value("balance", string(value::balance));
+    let retries = table.value("retries", number(0..=10));
+    let retry_budget = table.value("retry_budget", number(0..=100));
     let connect_timeout = table.value("connect_timeout", string(value::duration));
     let handshake_timeout = table.value("handshake_timeout", string(value::duration));
     let per_server = cap(&mut table, "sessions_per_server");
@@ -31,6 +36,7 @@ pub(super) fn upstream(
     let keepalive_timeout = table.value("keepalive_timeout", string(value::duration));
     let tls_at = table.written("tls");
     let tls = table.table("tls").and_then(|tls| upstream_tls(tls, source));
+    let passive = health(&mut table);
     let secure = servers.iter().flatten().flatten().any(|(server, _)| server.tls);
     if let Some(tls) = tls.as_ref().filter(|_| secure) {
         table.inspect(Files::Upstream(tls), |at| format!("tls{}", key_at(tls, at)));
@@ -52,10 +58,20 @@ pub(super) fn upstream(
         let wrong = Wrong::new(format!("{} stands twice in the list", server.text));
         table.wrong(*at, "servers", wrong.help("remove one of them"));
     }
+    if let [(first, at), ..] = good[..]
+        && good.iter().all(|(server, _)| server.backup)
+    {
+        let wrong = Wrong::new(format!("{} and all others are backups", first.text));
+        table.warn(*at, "servers", wrong.help("leave `backup` out of those that are used first"));
+    }
     table.finish();
     Some(Arc::new(Upstream {
         name: name.to_owned(),
         servers: all(servers?)?.into_iter().map(|(server, _)| server).collect(),
+        balance: balance?,
+        retries: retries? as u32,
+        retry_budget: retry_budget? as u32,
+        passive: passive?,
         connect_timeout: connect_timeout?,
         handshake_timeout: handshake_timeout?,
         sessions_per_server: per_server.value?,
@@ -63,6 +79,42 @@ pub(super) fn upstream(
         keepalive_timeout: keepalive_timeout?,
         tls: tls?,
     }))
+}
+
+/// `health.passive`; `None` in it is `"off"`.
+fn health(table: &mut Reader<'_, '_>) -> Option<Option<Passive>> {
+    let mut health = table.table("health")?;
+    let rules = health.table("passive").map(passive);
+    health.finish();
+    match rules {
+        None => Some(None),
+        Some(rules) => rules.map(Some),
+    }
+}
+
+fn passive(mut table: Reader<'_, '_>) -> Option<Passive> {
+    let max_at = table.written("aside_max");
+    let failures = table.value("failures", number(1..=1000));
+    let aside = table.value("aside", string(value::duration));
+    let aside_max = table.value("aside_max", string(value::duration));
+    if let (Some(at), Some(aside), Some(max)) = (max_at, aside, aside_max)
+        && max < aside
+    {
+        table.wrong(at, "aside_max", Wrong::new("less than `aside`").help("write at least as much"));
+    }
+    table.finish();
+    // Left out, it gives way to a longer `aside`.
+    Some(Passive { failures: failures? as u32, aside: aside?, aside_max: aside_max?.max(aside?) })
+}
+
+/// A server with more than its address.
+fn server(mut table: Reader<'_, '_>) -> Option<(Server, Position)> {
+    let at = table.at();
+    let server = table.value("url", string(value::server));
+    let weight = table.value("weight", number(1..=1000));
+    let backup = table.value("backup", boolean);
+    table.finish();
+    Some((Server { weight: weight? as u32, backup: backup?, ..server? }, at))
 }
 
 /// Which key of `tls` stands at a position.

@@ -23,15 +23,26 @@ impl Identities {
     /// `None` where the request has no such identity, an empty one, one that is too long, or more than one.
     pub(super) fn key(&self, by: &ClientBy, parts: &request::Parts) -> Option<ClientKey> {
         // The kind and the name count, too: the "bob" of a header is not the "bob" that anybody can write in a query.
-        let (kind, name, value) = match by {
+        let (kind, name) = match by {
             ClientBy::Address => return None,
-            ClientBy::Header(name) => (0, name.as_str(), header(parts, name.as_str())?.into()),
-            ClientBy::Cookie(name) => (1, name.as_str(), cookie(parts, name)?.into()),
-            ClientBy::Query(name) => (2, name.as_str(), parameter(parts, name)?),
+            ClientBy::Header(name) => (0, name.as_str()),
+            ClientBy::Cookie(name) => (1, name.as_str()),
+            ClientBy::Query(name) => (2, name.as_str()),
         };
-        let is_identity = (1..=BYTES_MAX).contains(&value.len());
-        is_identity.then(|| ClientKey(Who::Identity(self.0.hash_one((kind, name, &*value)).to_be_bytes())))
+        let value = value(by, parts)?;
+        Some(ClientKey(Who::Identity(self.0.hash_one((kind, name, &*value)).to_be_bytes())))
     }
+}
+
+/// What a request has there. `None` where it has nothing, an empty value, one that is too long, or more than one.
+pub fn value<'a>(by: &ClientBy, parts: &'a request::Parts) -> Option<Cow<'a, [u8]>> {
+    let value = match by {
+        ClientBy::Address => return None,
+        ClientBy::Header(name) => header(parts, name.as_str())?.into(),
+        ClientBy::Cookie(name) => cookie(parts, name)?.into(),
+        ClientBy::Query(name) => parameter(parts, name)?,
+    };
+    (1..=BYTES_MAX).contains(&value.len()).then_some(value)
 }
 
 fn header<'a>(parts: &'a request::Parts, name: &str) -> Option<&'a [u8]> {
