@@ -151,7 +151,8 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
                 Err(refusing) => refuse(refusing, Some(passage.route), None, &client, &seen, live),
             }
         }
-        Ok(Decision::Session(plan)) => match websocket(parts, &plan, arrival, live).await {
+        // Boxed: the room that dialling takes would be moved with every plain request, too.
+        Ok(Decision::Session(plan)) => match Box::pin(websocket(parts, &plan, arrival, live)).await {
             Ok((response, agreed)) => (response, Some(Handover::Session(Box::new(agreed)))),
             Err(refusing) => {
                 seen.key = plan.key.as_ref().map(|key| key.name.clone());

@@ -31,6 +31,8 @@ use crate::relay::stream::{self, Stream};
 
 /// hyper's own minimum.
 const HEAD_BUFFER_MIN: usize = 8192;
+/// Header fields of a request that hyper reads unless told otherwise.
+const HYPER_HEADERS_MAX: usize = 100;
 
 /// A connection whose transport is ready: TLS, where the listener has it, is done.
 pub struct Secured {
@@ -76,10 +78,14 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
             }) as Pin<Box<dyn Future<Output = Result<Response<Watched>, Infallible>> + Send>>
         })
     };
-    let mut connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    // With its own default hyper keeps room for that many without filling it, for each request.
+    if listener.headers_max != HYPER_HEADERS_MAX {
+        builder.max_headers(listener.headers_max);
+    }
+    let mut connection = builder
         .timer(TokioTimer::new())
         .header_read_timeout(listener.head_timeout)
-        .max_headers(listener.headers_max)
         .max_buf_size(listener.head_bytes_max.max(HEAD_BUFFER_MIN))
         // Names keep the upstream's spelling; those that we add look like the RFC's.
         .preserve_header_case(true)

@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Pool;
 use super::body::{Answer, Course, Upload};
-use super::dial::{self, ANSWER_FIELDS, ANSWER_HEAD_BYTES, DialError};
+use super::dial::{self, ANSWER_HEAD_BYTES, DialError};
 use crate::config::model::Server;
 use crate::proto::plain;
 use crate::relay::Stream;
@@ -143,7 +143,8 @@ pub(super) async fn send(
             },
         }
     }
-    let mut link = match open(pool, server).await {
+    // Boxed: most requests find a connection, and would carry the room that dialling takes.
+    let mut link = match Box::pin(open(pool, server)).await {
         Ok(link) => link,
         Err(error) => return Err(Unanswered { error, unsent: Some(Box::new(request)) }),
     };
@@ -234,7 +235,7 @@ async fn open(pool: &Pool, server: &Server) -> Result<Link, DialError> {
         // Names keep the client's spelling; those that we add get the RFC's.
         .preserve_header_case(true)
         .title_case_headers(true)
-        .max_headers(ANSWER_FIELDS)
+        // At most ANSWER_FIELDS: hyper's own default, and told nothing it keeps room for them without filling it.
         .max_buf_size(ANSWER_HEAD_BYTES)
         .handshake::<_, Upload>(TokioIo::new(wire))
         .await
