@@ -7,7 +7,7 @@ import { after, before, describe, test } from 'node:test';
 import { EventSource } from 'eventsource';
 import '../support/any-certificate.mjs';
 import { openPage, startBrowser } from '../support/browser.mjs';
-import { direct, startRecipe } from '../support/front.mjs';
+import { startRecipe } from '../support/front.mjs';
 import { until, within } from '../support/wait.mjs';
 
 const EVENTS = 200;

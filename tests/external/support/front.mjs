@@ -135,7 +135,7 @@ async function startPipes(directory, routes) {
     return ports.get(`${scheme}:${route.path}`);
   };
   return {
-    url: (path, scheme = 'ws') => `${scheme}://127.0.0.1:${portOf(path, scheme)}${path}`,
+    url: (path, scheme = 'ws') => `${scheme}://127.0.0.1:${portOf(path || '/', scheme)}${path}`,
     ca: credentials.cert,
     caFile,
     log: () => '',
