@@ -193,10 +193,12 @@ fn asks() -> impl Strategy<Value = Ask> {
     let any = (upgrade, host, path, origin, subprotocols, more).prop_map(
         |(upgrade, host, path, origin, subprotocols, more)| Ask { upgrade, host, path, origin, subprotocols, more },
     );
-    // Few random requests ask for a page.
+    // Few random requests ask for these, and each kind of answer has to be seen.
     let plain = any.clone().prop_map(|ask| Ask { upgrade: false, host: "10.0.0.1", path: "/files/a%2Fb", ..ask });
     let page = any.clone().prop_map(|ask| Ask { upgrade: false, host: "10.0.0.1", path: "/page", ..ask });
-    prop_oneof![8 => any, 1 => page, 1 => plain]
+    let moved = any.clone().prop_map(|ask| Ask { host: "example.com", path: "/none", subprotocols: vec![], ..ask });
+    let fixed = any.clone().prop_map(|ask| Ask { host: "10.0.0.1", path: "/none", subprotocols: vec![], ..ask });
+    prop_oneof![8 => any, 1 => page, 1 => plain, 1 => moved, 1 => fixed]
 }
 
 impl Ask {
