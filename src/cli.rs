@@ -13,11 +13,11 @@ use std::thread::available_parallelism;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tidegate::config::model::{Log, LogFormat, LogLevel, Position};
-use tidegate::config::{self, Files, Loaded, Problems};
+use tidegate::config::{self, Files, Loaded, Problem, Problems};
 use tidegate::explain::{Question, Verdict};
 use tidegate::keyring::Keyring;
 use tidegate::pem::identity::TlsProblem;
-use tidegate::{backend, gateway, listen, observe, upstream};
+use tidegate::{backend, gateway, listen, machine, observe, upstream};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -166,6 +166,7 @@ fn run(args: &ConfigArg) -> Result<(), Failure> {
     let loaded = load(args)?;
     print_warnings(&loaded);
     observe::log::init(&loaded.config.log);
+    machine::prepare(&loaded.config);
     let runtime = match loaded.config.runtime.workers.map_or_else(available_parallelism, Ok)?.get() {
         // Nobody to steal from: the plain scheduler costs less.
         1 => Builder::new_current_thread(),
@@ -189,6 +190,7 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     }
     let loaded = load(&args.config)?;
     print_warnings(&loaded);
+    machine::warnings(&loaded).iter().for_each(print_warning);
     let file = loaded.source.file().display();
     print(&format!("{file} is right\n\n{}", config::show::summary(&loaded.config)))
 }
@@ -291,9 +293,11 @@ fn inspect(files: Files<'_>) -> Option<(Position, String)> {
 }
 
 fn print_warnings(loaded: &Loaded) {
-    for warning in &loaded.warnings {
-        eprintln!("warning: {warning}\n");
-    }
+    loaded.warnings.iter().for_each(print_warning);
+}
+
+fn print_warning(warning: &Problem) {
+    eprintln!("warning: {warning}\n");
 }
 
 /// To standard output; a reader that has seen enough (`| head`) is no failure.

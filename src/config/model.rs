@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub struct Runtime {
 pub struct Limits {
     /// WebSocket sessions open at once.
     pub sessions: usize,
+    /// Where that stands; the default position where it is left out.
+    pub sessions_at: Position,
     /// TCP connections open at once, those that have not finished their handshake included.
     pub connections: usize,
     /// Connections that have not finished their handshake (TLS, PROXY header, request head). `None` is `"off"`.
@@ -517,6 +519,8 @@ pub struct Upstream {
     pub keepalive: usize,
     /// For so long.
     pub keepalive_timeout: Duration,
+    /// Local addresses of connections to its servers; with none the system chooses.
+    pub source_addresses: Vec<IpAddr>,
     pub tls: UpstreamTls,
 }
 
@@ -554,6 +558,16 @@ pub struct Server {
     pub weight: u32,
     /// Used only when no other server can be.
     pub backup: bool,
+}
+
+impl Server {
+    /// Its address where that is a number; `None` for names and Unix sockets.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match &self.address {
+            ServerAddress::Tcp { host, .. } => host.parse().ok(),
+            ServerAddress::Unix(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

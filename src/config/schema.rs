@@ -664,6 +664,13 @@ pub(super) static UPSTREAM: Table = Table {
             OFF,
             "Sessions open at once with one server. One that has them all is passed over.",
         ),
+        key(
+            "source_addresses",
+            "list of IP addresses",
+            Default("[]"),
+            "The local addresses of connections to servers, taken in turn: each has all local ports towards each server, \
+             some 28,000 with Linux' defaults. None: the system chooses one.",
+        ),
         Key {
             name: "tls",
             kind: "table",

@@ -25,7 +25,7 @@ use crate::proto::refusal::Refusal;
 use crate::relay::Stream;
 use crate::relay::ahead::Ahead;
 use crate::relay::session::Opened;
-use crate::socket;
+use crate::socket::{self, ConnectError};
 
 /// How long the body of a refusal may take to reach the client.
 const REFUSAL_BODY: Duration = Duration::from_secs(30);
@@ -46,8 +46,10 @@ pub enum Answer {
 pub enum DialError {
     #[error("its name cannot be resolved")]
     Resolve(#[source] io::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("connecting failed")]
-    Connect(#[source] io::Error),
+    ConnectUnix(#[source] io::Error),
     #[error("connecting took longer than connect_timeout")]
     ConnectTimeout,
     #[error("the TLS handshake failed")]
@@ -71,13 +73,19 @@ impl DialError {
     pub fn refusal(&self) -> Refusal {
         match self {
             DialError::Resolve(_) => Refusal::UpstreamResolve,
-            DialError::Connect(_) => Refusal::UpstreamUnreachable,
+            DialError::Connect(_) | DialError::ConnectUnix(_) => Refusal::UpstreamUnreachable,
             DialError::ConnectTimeout => Refusal::UpstreamConnectTimeout,
             DialError::Tls(_) | DialError::ServerName => Refusal::UpstreamTls,
             DialError::HandshakeTimeout => Refusal::UpstreamHandshakeTimeout,
             DialError::AnswerTimeout => Refusal::UpstreamAnswerTimeout,
             DialError::Http(_) | DialError::Switched | DialError::Closed => Refusal::UpstreamBadAnswer,
         }
+    }
+
+    /// Whether it says something of the server, and not only that we had no descriptor left: that strikes all servers
+    /// alike, and is over sooner than their time aside.
+    pub(super) fn blames_server(&self) -> bool {
+        !matches!(self, DialError::Connect(ConnectError::Socket(_)))
     }
 }
 
@@ -96,7 +104,7 @@ pub async fn dial(pool: &Pool, server: &Server, request: Request<Empty<Bytes>>) 
 
 async fn connect_in_time(pool: &Pool, server: &Server) -> Result<Stream, DialError> {
     let deadline = Instant::now() + pool.upstream.connect_timeout;
-    timeout_at(deadline, connect(server)).await.unwrap_or(Err(DialError::ConnectTimeout))
+    timeout_at(deadline, connect(pool, server)).await.unwrap_or(Err(DialError::ConnectTimeout))
 }
 
 /// A connection for plain HTTP: TCP within `connect_timeout`, TLS within `handshake_timeout`.
@@ -109,20 +117,20 @@ pub(super) async fn open(pool: &Pool, server: &Server) -> Result<Stream, DialErr
     timeout_at(deadline, secure(pool, server, stream)).await.unwrap_or(Err(DialError::HandshakeTimeout))
 }
 
-async fn connect(server: &Server) -> Result<Stream, DialError> {
+async fn connect(pool: &Pool, server: &Server) -> Result<Stream, DialError> {
     match &server.address {
         ServerAddress::Tcp { host, port } => {
             let addresses = lookup_host((host.as_str(), *port)).await.map_err(DialError::Resolve)?;
             let mut failure = DialError::Resolve(io::ErrorKind::NotFound.into());
             for address in addresses {
-                match socket::connect(address).await {
+                match socket::connect(address, &pool.sources).await {
                     Ok(stream) => return Ok(Stream::Tcp(stream)),
-                    Err(error) => failure = DialError::Connect(error),
+                    Err(error) => failure = error.into(),
                 }
             }
             Err(failure)
         }
-        ServerAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix).map_err(DialError::Connect),
+        ServerAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix).map_err(DialError::ConnectUnix),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::config::model::{Balance, ClientBy, Passive, Server, Upstream};
 use crate::limits::{Gauge, Permit};
 use crate::policy::client::{self, Client, ClientKey};
 use crate::proto::refusal::Refusal;
+use crate::socket::Sources;
 use balance::{Candidate, Rule, choose, hash};
 use health::Health;
 use kept::Kept;
@@ -30,6 +31,7 @@ pub struct Pool {
     pub upstream: Arc<Upstream>,
     /// Set when one of the servers speaks TLS.
     tls: Option<Arc<ClientConfig>>,
+    sources: Sources,
     /// Of each server, as `upstream` has them.
     members: Box<[Member]>,
     /// What [`choose`] remembers. Held from the look at loads and health until the place is taken, so that of many
@@ -77,7 +79,8 @@ impl Pool {
         let members: Box<[_]> = upstream.servers.iter().map(member).collect();
         let credit = Mutex::new(vec![0; members.len()].into());
         let budget = Budget::new(upstream.retry_budget);
-        Pool { upstream, tls, members, credit, budget }
+        let sources = Sources::new(&upstream.source_addresses);
+        Pool { upstream, tls, sources, members, credit, budget }
     }
 
     /// What `balance` hashes of a request; `None` where it hashes nothing.
