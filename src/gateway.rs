@@ -31,7 +31,7 @@ use crate::policy::access;
 use crate::policy::client::{Address, Peer};
 use crate::relay::Stream;
 use crate::socket;
-use crate::upstream::{self, Pool};
+use crate::upstream::{self, Pool, resolve};
 
 /// How often limits forget clients that are gone.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -163,6 +163,7 @@ impl Gateway {
             })?;
             servers.push(backend::run(server.kind, listener, backends.clone()));
         }
+        resolve::keep(&config.dns, pools.values()).await;
         let limits = Limits::new(&config);
         let live = Arc::new(Live::new(config, limits, keyrings, pools));
         for server in servers {

@@ -25,6 +25,7 @@ pub struct Config {
     /// In the order of the file; which one serves a request is decided by [`crate::policy::route`].
     pub routes: Vec<Arc<Route>>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub dns: Dns,
     pub backends: Vec<Backend>,
     pub log: Log,
     pub drain: Drain,
@@ -589,6 +590,16 @@ pub struct UpstreamTls {
     pub server_name: Option<String>,
     /// Our own certificate.
     pub client: Option<CertificateFiles>,
+}
+
+/// `[dns]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// With none those of the system are asked.
+    pub servers: Vec<SocketAddr>,
+    /// The least and the longest time that an answer is used for.
+    pub ttl_min: Duration,
+    pub ttl_max: Duration,
 }
 
 /// `[[backend]]`: an embedded server on a loopback port.

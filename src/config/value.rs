@@ -334,6 +334,19 @@ pub(super) fn source_address(text: &str) -> Parsed<IpAddr> {
     Ok(address)
 }
 
+/// A name server, on the port of DNS where none is written.
+pub(super) fn name_server(text: &str) -> Parsed<SocketAddr> {
+    const PORT: u16 = 53;
+    let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
+    match address.or_else(|_| text.parse()) {
+        Ok(address) if address.port() > 0 && !address.ip().is_unspecified() => Ok(address),
+        _ => {
+            let wrong = Wrong::new(format!("{text:?} is not the address of a name server"));
+            Err(wrong.help("like \"10.0.0.53\", \"10.0.0.53:5353\" or \"[fd00::53]:5353\""))
+        }
+    }
+}
+
 /// A network, or one address.
 pub(super) fn network(text: &str) -> Parsed<IpNet> {
     let address = |text: &str| IpAddr::from_str(text).map(IpNet::from);

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::member::Member;
-use super::{Pool, tls};
+use super::{Pool, resolve, tls};
 use crate::config::model::ServerAddress;
 use crate::proto::refusal::Refusal;
 use crate::relay::Stream;
@@ -47,6 +47,8 @@ pub enum Answer {
 pub enum DialError {
     #[error("its name cannot be resolved")]
     Resolve(#[source] io::Error),
+    #[error("its name has not been resolved yet; the log says why")]
+    Unresolved,
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("connecting failed")]
@@ -73,7 +75,7 @@ impl DialError {
     /// What the client is told.
     pub fn refusal(&self) -> Refusal {
         match self {
-            DialError::Resolve(_) => Refusal::UpstreamResolve,
+            DialError::Resolve(_) | DialError::Unresolved => Refusal::UpstreamResolve,
             DialError::Connect(_) | DialError::ConnectUnix(_) => Refusal::UpstreamUnreachable,
             DialError::ConnectTimeout => Refusal::UpstreamConnectTimeout,
             DialError::Tls(_) | DialError::ServerName => Refusal::UpstreamTls,
@@ -123,6 +125,7 @@ async fn connect(pool: &Pool, member: &Member) -> Result<Stream, DialError> {
         return Ok(Stream::Tcp(socket::connect(address, &pool.sources).await?));
     }
     match &member.server.address {
+        ServerAddress::Tcp { host, .. } if resolve::is_name(host) => Err(DialError::Unresolved),
         ServerAddress::Tcp { host, port } => {
             let addresses = lookup_host((host.as_str(), *port)).await.map_err(DialError::Resolve)?;
             let mut failure = DialError::Resolve(io::ErrorKind::NotFound.into());

@@ -6,6 +6,7 @@ pub mod dial;
 mod health;
 pub mod kept;
 pub mod member;
+pub mod resolve;
 pub mod tls;
 pub mod tries;
 
@@ -175,6 +176,12 @@ impl Pool {
         members.splice(first..first, resolved);
         self.size.store(members.len(), Ordering::Relaxed);
         set.replace(members);
+    }
+
+    /// Where the name of a server leads, as it was told last.
+    fn addresses(&self, server: &str) -> Vec<SocketAddr> {
+        let set = self.set();
+        set.members.iter().filter(|member| member.server.text == server).filter_map(|member| member.address).collect()
     }
 
     /// Takes a server out, or back, by hand: all its addresses, or one. Returns whether there is such a server.
