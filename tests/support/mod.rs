@@ -7,6 +7,7 @@
 pub mod client;
 pub mod gateway;
 pub mod http;
+pub mod servers;
 pub mod tls;
 pub mod upstream;
 
