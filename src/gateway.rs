@@ -158,7 +158,7 @@ impl Gateway {
                 .then(|| upstream::tls::client_config(&upstream.tls))
                 .transpose()
                 .map_err(|source| StartError::UpstreamTls { name: upstream.name.clone(), source: Box::new(source) })?;
-            pools.insert(upstream.name.clone(), Pool::new(upstream.clone(), tls));
+            pools.insert(upstream.name.clone(), Arc::new(Pool::new(upstream.clone(), tls)));
         }
         let keyrings = Keyrings::load(&config).map_err(|(file, source)| StartError::Keys { file, source })?;
         let backends = CancellationToken::new();

@@ -20,23 +20,23 @@ pub struct Live {
     pub metrics: Arc<Metrics>,
     pub keyrings: Keyrings,
     pub identities: Identities,
-    pools: HashMap<String, Pool>,
+    pools: HashMap<String, Arc<Pool>>,
 }
 
 impl Live {
     /// `pools` has every upstream of `config`, by name.
-    pub fn new(config: Config, limits: Limits, keyrings: Keyrings, pools: HashMap<String, Pool>) -> Self {
+    pub fn new(config: Config, limits: Limits, keyrings: Keyrings, pools: HashMap<String, Arc<Pool>>) -> Self {
         let drain = Drain::new(config.limits.held_bytes);
         Live { config, limits, drain, metrics: Arc::default(), keyrings, identities: Identities::default(), pools }
     }
 
     /// The servers of an upstream that a route names.
-    pub fn pool(&self, upstream: &str) -> &Pool {
+    pub fn pool(&self, upstream: &str) -> &Arc<Pool> {
         self.pools.get(upstream).expect("a Config names only upstreams that it has")
     }
 
     /// What clients take of the limits now.
     pub fn taken(&self) -> Taken {
-        Taken { of_servers: self.pools.values().map(Pool::sessions).sum(), ..self.limits.taken() }
+        Taken { of_servers: self.pools.values().map(|pool| pool.sessions()).sum(), ..self.limits.taken() }
     }
 }
