@@ -107,7 +107,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 ///
 /// The human format escapes what cannot be printed, JSON has no need to: the controls from U+007F to U+009F and the marks
 /// that turn the direction of writing would reach the reader's terminal.
-fn shortened(text: &str) -> String {
+pub fn shortened(text: &str) -> String {
     const CHARACTERS: usize = 200;
     let mut short: String = text.chars().take(CHARACTERS).map(|c| if deceives(c) { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(CHARACTERS).is_some() {
