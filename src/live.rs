@@ -7,6 +7,7 @@ use crate::config::model::Config;
 use crate::drain::Drain;
 use crate::keyring::Keyrings;
 use crate::limits::{Limits, Taken};
+use crate::observe::metrics::Metrics;
 use crate::policy::client::Identities;
 use crate::upstream::Pool;
 
@@ -16,6 +17,7 @@ pub struct Live {
     pub config: Config,
     pub limits: Limits,
     pub drain: Drain,
+    pub metrics: Arc<Metrics>,
     pub keyrings: Keyrings,
     pub identities: Identities,
     pools: HashMap<String, Arc<Pool>>,
@@ -25,7 +27,7 @@ impl Live {
     /// `pools` has every upstream of `config`, by name.
     pub fn new(config: Config, limits: Limits, keyrings: Keyrings, pools: HashMap<String, Arc<Pool>>) -> Self {
         let drain = Drain::new(config.limits.held_bytes);
-        Live { config, limits, drain, keyrings, identities: Identities::default(), pools }
+        Live { config, limits, drain, metrics: Arc::default(), keyrings, identities: Identities::default(), pools }
     }
 
     /// The servers of an upstream that a route names.

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
+use super::problem::Source;
 use crate::proto::fields;
 
 /// The whole configuration.
@@ -29,6 +30,10 @@ pub struct Config {
     pub backends: Vec<Backend>,
     pub log: Log,
     pub drain: Drain,
+    /// `None`: there is no admin interface.
+    pub admin: Option<Admin>,
+    /// What it was read from, for those who ask what runs.
+    pub source: Source,
 }
 
 /// `[runtime]`
@@ -191,6 +196,13 @@ pub struct ListenerTls {
     pub development: bool,
     pub client_auth: ClientAuth,
     pub versions: TlsVersions,
+}
+
+impl ListenerTls {
+    /// Whether nobody gets in without a certificate.
+    pub fn demands_certificate(&self) -> bool {
+        matches!(self.client_auth, ClientAuth::Required { .. })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -694,4 +706,37 @@ pub enum LogLevel {
 pub struct Drain {
     /// How long sessions may take to end after SIGTERM or SIGINT.
     pub grace: Duration,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub address: ListenerAddress,
+    pub address_at: Position,
+    /// Of the file of a Unix socket.
+    pub socket_mode: u32,
+    /// `None`: whoever can connect may do everything.
+    pub token: Option<Token>,
+    /// Never on a Unix socket. With `client_auth`, a client certificate is always required.
+    pub tls: Option<ListenerTls>,
+    /// Names by which it may be asked for, beside `localhost` and IP addresses.
+    pub hosts: Vec<String>,
+}
+
+/// What who asks must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Token {
+    Written(Secret),
+    /// Read anew with each request.
+    File(PathBuf, Position),
+}
+
+/// A text that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hidden")
+    }
 }

@@ -104,8 +104,9 @@ pub(super) static ROOT: Table = Table {
         section("backend", Holds::Tables(&BACKEND), Default("[]")),
         section("log", Holds::Table(&LOG), Default("{}")),
         section("drain", Holds::Table(&DRAIN), Default("{}")),
+        section("admin", Holds::Table(&ADMIN), Nothing("{ address = \"127.0.0.1:9090\" }", "no admin interface")),
     ],
-    later: &["admin"],
+    later: &[],
 };
 
 pub(super) static RUNTIME: Table = Table {
@@ -859,4 +860,64 @@ pub(super) static DRAIN: Table = Table {
     doc: "How the gateway stops on SIGTERM and SIGINT. A second signal ends it at once.",
     keys: &[key("grace", "duration, also \"0s\"", Default("\"30s\""), "How long sessions may take to end.")],
     later: &["window"],
+};
+
+pub(super) static ADMIN: Table = Table {
+    title: "[admin]",
+    doc: "Where operators and Prometheus ask: health, metrics, sessions, drain, reload (docs/admin.md). Without this table \
+          nothing listens for them. Read at the start, but for the token's file.",
+    keys: &[
+        key(
+            "address",
+            "IP address and port, or path of a socket",
+            Required("\"127.0.0.1:9090\""),
+            "Where to listen: no port of a listener. Beyond this machine it needs a token or client certificates. \
+             \"unix:/run/tidegate-admin.sock\" is a Unix socket.",
+        ),
+        key("socket_mode", "octal digits", Default("\"0600\""), "Who may open the Unix socket: the mode of its file."),
+        key(
+            "token",
+            "string",
+            Nothing("\"${TIDEGATE_ADMIN_TOKEN}\"", "none"),
+            "Who asks must send it: `Authorization: Bearer TOKEN`. 16 to 512 visible ASCII characters. /healthz and \
+             /readyz are answered without it.",
+        ),
+        key(
+            "token_file",
+            "path of a file",
+            Nothing("\"admin.token\"", "none"),
+            "A file that holds the token and nothing else. It is read with each request, so a new one counts at once.",
+        ),
+        Key {
+            name: "tls",
+            kind: "table",
+            fallback: Nothing("{ certificate = \"certs/admin.pem\", key = \"certs/admin.key\" }", "no TLS"),
+            doc: "Serves https:// here.",
+            holds: Holds::Table(&ADMIN_TLS),
+        },
+        key(
+            "hosts",
+            "list of host names",
+            Default("[]"),
+            "Names by which it may be asked for without a token, beside \"localhost\" and IP addresses. Others are refused: a \
+             web page could have pointed its own name here.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static ADMIN_TLS: Table = Table {
+    title: "admin.tls",
+    doc: "TLS of the admin interface: `tls = { … }`.",
+    keys: &[
+        key("certificate", FILE, Required("\"certs/admin.pem\""), "The certificate, followed by its chain."),
+        key("key", FILE, Required("\"certs/admin.key\""), "Its private key."),
+        key(
+            "client_ca",
+            FILE,
+            Nothing("\"certs/operators.pem\"", "clients need no certificate"),
+            "Clients must show a certificate that one of these authorities signed.",
+        ),
+    ],
+    later: &[],
 };
