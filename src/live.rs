@@ -35,6 +35,11 @@ impl Live {
         self.pools.get(upstream).expect("a Config names only upstreams that it has")
     }
 
+    /// The pools of all upstreams, in no order.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.pools.values()
+    }
+
     /// What clients take of the limits now.
     pub fn taken(&self) -> Taken {
         Taken { of_servers: self.pools.values().map(|pool| pool.sessions()).sum(), ..self.limits.taken() }
