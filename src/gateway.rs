@@ -287,7 +287,7 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: 
         };
         match read {
             Ok(behind) => peer = behind,
-            Err(error) => return not_proxied(&error, address),
+            Err(error) => return not_proxied(&error, address, &live),
         }
     }
     let secured = match (tls, stream) {
@@ -298,7 +298,7 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: 
             };
             match secure {
                 Ok(stream) => Secured { stream, peer, place, pending, secure: true },
-                Err(error) => return not_secured(&error, peer.address),
+                Err(error) => return not_secured(&error, peer.address, &live),
             }
         }
         // A Unix socket has no TLS.
@@ -308,7 +308,8 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: 
 }
 
 /// Only a proxy of ours gets here or somebody who goes around it; balancers that look whether we live come all the time.
-fn not_proxied(error: &ProxyError, address: Address) {
+fn not_proxied(error: &ProxyError, address: Address, live: &Live) {
+    live.metrics().turned_away(error.label());
     match error {
         ProxyError::Nothing => tracing::debug!(client = %address, "closed: {error}"),
         _ => tracing::info!(reason = error.label(), client = %address, detail = %error, "closed before a request"),
@@ -316,7 +317,8 @@ fn not_proxied(error: &ProxyError, address: Address) {
 }
 
 /// Plain HTTP is somebody's mistake and was answered; garbage and silence come in swarms from scanners.
-fn not_secured(error: &SecureError, address: Address) {
+fn not_secured(error: &SecureError, address: Address, live: &Live) {
+    live.metrics().turned_away(error.label());
     match error {
         SecureError::PlainHttp => log::refused(&Refused {
             reason: "plain_http",

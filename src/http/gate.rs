@@ -12,6 +12,7 @@ use http::header::{
 use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::{fixed, pass, spelling};
 use crate::config::model::{Keys, Refuse, Route, Server};
@@ -95,6 +96,7 @@ impl Agreed {
         async move {
             let end = session.run().await;
             log::session_ended(session.living(), &end);
+            session.metrics().ended(&session.living().about.way.route, &end);
             drop((permits, server_permit, place));
         }
     }
@@ -123,11 +125,12 @@ impl From<Refusal> for Refusing {
 
 /// Answers one request.
 pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) -> (Response<Body>, Option<Handover>) {
+    let began = Instant::now();
     let (mut parts, body) = request.into_parts();
     let visitor = &arrival.visitor;
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
     let upgrade = handshake::tries_upgrade(&parts);
-    let mut seen = Seen::of(&parts);
+    let mut seen = Seen::of(&parts, upgrade.then_some(began));
     let keys = |keys: &Keys| live.keyrings.current(keys);
     let given = |answer: Response<Bytes>| (answer.map(|body| Either::Left(Full::new(body))), None);
     let decision = decide(&mut parts, visitor, client, &live.config.routes, keys, &mut ());
@@ -152,7 +155,10 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
         }
         // Boxed: the room that dialling takes would be moved with every plain request, too.
         Ok(Decision::Session(plan)) => match Box::pin(websocket(parts, &plan, arrival, live)).await {
-            Ok((response, agreed)) => (response, Some(Handover::Session(Box::new(agreed)))),
+            Ok((response, agreed)) => {
+                live.metrics().opened(&plan.route.name, began.elapsed());
+                (response, Some(Handover::Session(Box::new(agreed))))
+            }
             Err(refusing) => {
                 seen.key = plan.key.as_ref().map(|key| key.name.clone());
                 refuse(refusing, Some(plan.route), Some(&plan.offer.key), &client, &seen, live)
@@ -208,7 +214,8 @@ async fn websocket(
     let key = pool.key(&parts, &plan.client, live.config.limits.ipv6_prefix);
     let request = upstream_request(parts, plan, &arrival.visitor, &offered);
     let uri = request.uri().clone();
-    let (chosen, answer) = tries::dial(pool, key, request, |server| target(plan.route, server, &uri)).await?;
+    let (chosen, answer) =
+        tries::dial(pool, key, request, |server| target(plan.route, server, &uri), live.metrics()).await?;
     let Chosen { member, permit: server_permit } = chosen;
     let server = &member.server;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
@@ -287,6 +294,8 @@ fn refuse(
         key: seen.key.as_deref(),
         detail,
     });
+    let took = seen.began.map(|began| began.elapsed());
+    live.metrics().refused(route.map(|route| route.name.as_str()), &refusal, took);
     let aloud = route.is_some_and(|route| route.refuse == Refuse::Close);
     if let (true, Some(key), Some(code)) = (aloud, key, refusal.close_code())
         && live.limits.may_close(address_key(client, live))
@@ -363,10 +372,12 @@ struct Seen {
     key: Option<Arc<str>>,
     /// A refusal is wanted in JSON.
     problem: bool,
+    /// When it came, where it is a handshake.
+    began: Option<Instant>,
 }
 
 impl Seen {
-    fn of(parts: &request::Parts) -> Seen {
+    fn of(parts: &request::Parts, began: Option<Instant>) -> Seen {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         Seen {
             host: parts.headers.get(HOST).map(text),
@@ -378,6 +389,7 @@ impl Seen {
                 .find(|name| !keys::holds_key(name)),
             key: None,
             problem: plain::wants_problem(&parts.headers),
+            began,
         }
     }
 }

@@ -111,6 +111,17 @@ pub enum SecureError {
     Tls(#[from] io::Error),
 }
 
+impl SecureError {
+    /// One word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            SecureError::Timeout => "tls_timeout",
+            SecureError::PlainHttp => "plain_http",
+            SecureError::Tls(_) => "tls_failed",
+        }
+    }
+}
+
 /// The TLS handshake, ClientHello to Finished within one deadline. Plain HTTP gets an answer that says what to do.
 ///
 /// # Errors

@@ -203,7 +203,7 @@ impl Flow {
         Traffic { messages: client.messages + upstream.messages, bytes: client.bytes + upstream.bytes }
     }
 
-    pub(super) fn add(&mut self, other: Flow) {
+    pub fn add(&mut self, other: Flow) {
         for (to, of) in [(&mut self.from_client, other.from_client), (&mut self.from_upstream, other.from_upstream)] {
             to.messages += of.messages;
             to.bytes += of.bytes;
