@@ -15,6 +15,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::desk::Desk;
+use crate::admin::{Door as AdminDoor, OpenError};
 use crate::backend;
 use crate::config::model::{Config, Listener, ListenerAddress};
 use crate::config::{Loaded, show};
@@ -24,7 +26,7 @@ use crate::limits::{Limits, ListenerEntry, Taken};
 use crate::listen::accept::{self, Accepted, SecureError, Socket, Trouble};
 use crate::listen::proxy::{self, ProxyError};
 use crate::listen::tls::{self, TlsError};
-use crate::listen::unix::UnixSocket;
+use crate::listen::unix::{self, UnixSocket};
 use crate::live::Live;
 use crate::observe::log::{self, Refused};
 use crate::policy::access;
@@ -41,6 +43,9 @@ const SWEEP: Duration = Duration::from_secs(10);
 pub struct Gateway {
     live: Arc<Live>,
     listeners: Vec<(ListenerAddress, bool)>,
+    /// Where the admin interface listens.
+    admin: Option<ListenerAddress>,
+    /// Stops what goes on until the last session has ended: the embedded backends, the admin interface.
     backends: CancellationToken,
 }
 
@@ -57,6 +62,8 @@ pub enum StartError {
     Keys { file: PathBuf, source: BadFile },
     #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
+    #[error(transparent)]
+    Admin(#[from] OpenError),
     #[error("upstream {name}")]
     UpstreamTls { name: String, source: Box<TlsError> },
 }
@@ -97,7 +104,7 @@ pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let gateway = Gateway::start(loaded.config).await?;
     let bound: Vec<_> = gateway.listeners().iter().map(|(address, _)| address.clone()).collect();
     let workers = Handle::current().metrics().num_workers();
-    print!("{}", show::start_up(gateway.config(), &bound, workers));
+    print!("{}", show::start_up(gateway.config(), &bound, gateway.admin(), workers));
     // A closed standard output is no reason not to serve.
     let _ = io::stdout().flush();
     let signal = signals.next().await;
@@ -143,6 +150,7 @@ impl Gateway {
         for listener in &config.listeners {
             doors.push(Door::open(listener)?);
         }
+        let admin = config.admin.as_ref().map(AdminDoor::open).transpose()?;
         let mut pools = HashMap::new();
         for upstream in config.upstreams.values() {
             let secure = upstream.servers.iter().any(|server| server.tls);
@@ -173,16 +181,27 @@ impl Gateway {
         for (index, door) in doors.into_iter().enumerate() {
             tokio::spawn(door.serve(live.limits.listener(index), live.clone()));
         }
+        live.pools().for_each(|pool| pool.start(&live.drain));
         tokio::spawn(sweep(Arc::downgrade(&live)));
         if let Some(watch) = live.keyrings.watch() {
             tokio::spawn(watch_keys(watch, Arc::downgrade(&live)));
         }
-        Ok(Gateway { live, listeners, backends })
+        let address = admin.as_ref().map(|door| door.address.clone());
+        if let Some(door) = admin {
+            let serving = door.serve(Arc::new(Desk::new(live.clone())));
+            tokio::spawn(backends.clone().run_until_cancelled_owned(serving));
+        }
+        Ok(Gateway { live, listeners, admin: address, backends })
     }
 
     /// Where it listens, in the order of the configuration, and whether TLS is spoken there.
     pub fn listeners(&self) -> &[(ListenerAddress, bool)] {
         &self.listeners
+    }
+
+    /// Where the admin interface listens.
+    pub fn admin(&self) -> Option<&ListenerAddress> {
+        self.admin.as_ref()
     }
 
     pub fn config(&self) -> &Config {
@@ -253,7 +272,7 @@ fn bind(address: &ListenerAddress) -> io::Result<(Socket, ListenerAddress)> {
             let address = socket.local_addr()?;
             Ok((Socket::Tcp(socket), ListenerAddress::Tcp(address)))
         }
-        ListenerAddress::Unix(path) => Ok((Socket::Unix(UnixSocket::listen(path)?), address.clone())),
+        ListenerAddress::Unix(path) => Ok((Socket::Unix(UnixSocket::listen(path, unix::MODE)?), address.clone())),
     }
 }
 
@@ -269,7 +288,7 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: 
         };
         match read {
             Ok(behind) => peer = behind,
-            Err(error) => return not_proxied(&error, address),
+            Err(error) => return not_proxied(&error, address, &live),
         }
     }
     let secured = match (tls, stream) {
@@ -280,7 +299,7 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: 
             };
             match secure {
                 Ok(stream) => Secured { stream, peer, place, pending, secure: true },
-                Err(error) => return not_secured(&error, peer.address),
+                Err(error) => return not_secured(&error, peer.address, &live),
             }
         }
         // A Unix socket has no TLS.
@@ -290,7 +309,8 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: 
 }
 
 /// Only a proxy of ours gets here or somebody who goes around it; balancers that look whether we live come all the time.
-fn not_proxied(error: &ProxyError, address: Address) {
+fn not_proxied(error: &ProxyError, address: Address, live: &Live) {
+    live.metrics().turned_away(error.label());
     match error {
         ProxyError::Nothing => tracing::debug!(client = %address, "closed: {error}"),
         _ => tracing::info!(reason = error.label(), client = %address, detail = %error, "closed before a request"),
@@ -298,7 +318,8 @@ fn not_proxied(error: &ProxyError, address: Address) {
 }
 
 /// Plain HTTP is somebody's mistake and was answered; garbage and silence come in swarms from scanners.
-fn not_secured(error: &SecureError, address: Address) {
+fn not_secured(error: &SecureError, address: Address, live: &Live) {
+    live.metrics().turned_away(error.label());
     match error {
         SecureError::PlainHttp => log::refused(&Refused {
             reason: "plain_http",

@@ -12,6 +12,7 @@ use http::header::{
 use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::{fixed, pass, spelling};
 use crate::config::model::{Keys, Refuse, Route, Server};
@@ -19,7 +20,7 @@ use crate::drain::Drain;
 use crate::limits::throttle::Throttle;
 use crate::limits::{Asking, ListenerEntry, Pending, Permit, Permits, Place};
 use crate::live::Live;
-use crate::observe::log::{self, About, Refused};
+use crate::observe::log::{self, Refused};
 use crate::policy::client::{self, Client, ClientKey};
 use crate::policy::decide::{Decision, Denied, Offered, Plan, Visitor, decide};
 use crate::policy::keys;
@@ -27,7 +28,7 @@ use crate::policy::route;
 use crate::proto::fields::{self, Passed};
 use crate::proto::refusal::Refusal;
 use crate::proto::{handshake, plain};
-use crate::relay::registry::Entry;
+use crate::relay::registry::{About, Entry};
 use crate::relay::session::Opened;
 use crate::relay::{Session, Stream, farewell};
 use crate::upstream::body::Answer as Answered;
@@ -71,8 +72,7 @@ pub struct Agreed {
     permits: Permits,
     /// With the server.
     server_permit: Permit,
-    order: Entry,
-    about: About,
+    entry: Entry,
 }
 
 impl Handover {
@@ -91,11 +91,12 @@ impl Handover {
 impl Agreed {
     /// Not an `async fn`: what goes into the session is not to be kept beside it for as long as it lives.
     fn run(self, client: Opened<Stream>, place: Place) -> impl Future<Output = ()> {
-        let Agreed { upstream, route, deflate, throttle, permits, server_permit, order, about } = self;
-        let mut session = Session::new(client, upstream, route.relay.clone(), deflate, throttle, order);
+        let Agreed { upstream, route, deflate, throttle, permits, server_permit, entry } = self;
+        let mut session = Session::new(client, upstream, route.relay.clone(), deflate, throttle, entry);
         async move {
             let end = session.run().await;
-            log::session_ended(&about, &end);
+            log::session_ended(session.living(), &end);
+            session.metrics().ended(&session.living().about.way.route, &end);
             drop((permits, server_permit, place));
         }
     }
@@ -124,11 +125,12 @@ impl From<Refusal> for Refusing {
 
 /// Answers one request.
 pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) -> (Response<Body>, Option<Handover>) {
+    let began = Instant::now();
     let (mut parts, body) = request.into_parts();
     let visitor = &arrival.visitor;
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
     let upgrade = handshake::tries_upgrade(&parts);
-    let mut seen = Seen::of(&parts);
+    let mut seen = Seen::of(&parts, upgrade.then_some(began));
     let keys = |keys: &Keys| live.keyrings.current(keys);
     let given = |answer: Response<Bytes>| (answer.map(|body| Either::Left(Full::new(body))), None);
     let decision = decide(&mut parts, visitor, client, &live.config.routes, keys, &mut ());
@@ -153,7 +155,10 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
         }
         // Boxed: the room that dialling takes would be moved with every plain request, too.
         Ok(Decision::Session(plan)) => match Box::pin(websocket(parts, &plan, arrival, live)).await {
-            Ok((response, agreed)) => (response, Some(Handover::Session(Box::new(agreed)))),
+            Ok((response, agreed)) => {
+                live.metrics().opened(&plan.route.name, began.elapsed());
+                (response, Some(Handover::Session(Box::new(agreed))))
+            }
             Err(refusing) => {
                 seen.key = plan.key.as_ref().map(|key| key.name.clone());
                 refuse(refusing, Some(plan.route), Some(&plan.offer.key), &client, &seen, live)
@@ -209,7 +214,8 @@ async fn websocket(
     let key = pool.key(&parts, &plan.client, live.config.limits.ipv6_prefix);
     let request = upstream_request(parts, plan, &arrival.visitor, &offered);
     let uri = request.uri().clone();
-    let (chosen, answer) = tries::dial(pool, key, request, |server| target(plan.route, server, &uri)).await?;
+    let (chosen, answer) =
+        tries::dial(pool, key, request, |server| target(plan.route, server, &uri), live.metrics()).await?;
     let Chosen { member, permit: server_permit } = chosen;
     let server = &member.server;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
@@ -228,17 +234,18 @@ async fn websocket(
         parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(fallback));
     }
     let throttle = limits.throttle(keys.as_slice());
-    let order = live.drain.sessions().enter(plan.key.as_ref().map(|key| key.grant.clone()));
+    let sessions = live.drain.sessions();
+    let listener = arrival.visitor.listener.address.to_string();
     let about = About {
-        id: order.id(),
-        route: plan.route.name.as_str().into(),
+        way: sessions.way(&listener, &plan.route.name, &plan.upstream.name, &server.text),
         client: plan.client.address,
-        upstream: server.text.as_str().into(),
-        key: plan.key.as_ref().map(|key| key.name.clone()),
+        secure: arrival.visitor.secure,
+        key: plan.key.clone(),
     };
+    let entry = sessions.enter(about);
     let route = plan.route.clone();
     let deflate = agreement.deflate;
-    let agreed = Agreed { upstream: opened, route, deflate, throttle, permits, server_permit, order, about };
+    let agreed = Agreed { upstream: opened, route, deflate, throttle, permits, server_permit, entry };
     // The extensions of the upstream's head carry the spelling of its field names to the client.
     Ok((Response::from_parts(parts, Either::Left(Full::default())), agreed))
 }
@@ -287,6 +294,8 @@ fn refuse(
         key: seen.key.as_deref(),
         detail,
     });
+    let took = seen.began.map(|began| began.elapsed());
+    live.metrics().refused(route.map(|route| route.name.as_str()), &refusal, took);
     let aloud = route.is_some_and(|route| route.refuse == Refuse::Close);
     if let (true, Some(key), Some(code)) = (aloud, key, refusal.close_code())
         && live.limits.may_close(address_key(client, live))
@@ -363,10 +372,12 @@ struct Seen {
     key: Option<Arc<str>>,
     /// A refusal is wanted in JSON.
     problem: bool,
+    /// When it came, where it is a handshake.
+    began: Option<Instant>,
 }
 
 impl Seen {
-    fn of(parts: &request::Parts) -> Seen {
+    fn of(parts: &request::Parts, began: Option<Instant>) -> Seen {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         Seen {
             host: parts.headers.get(HOST).map(text),
@@ -378,6 +389,7 @@ impl Seen {
                 .find(|name| !keys::holds_key(name)),
             key: None,
             problem: plain::wants_problem(&parts.headers),
+            began,
         }
     }
 }

@@ -48,6 +48,7 @@ pub async fn pass(
         return Err(refused(Refusal::UpstreamBadAnswer, Some("its transfer coding is not chunked".to_owned())));
     }
     let status = response.status().as_u16();
+    live.metrics().passed(&passage.route.name, status);
     log::passed(&passage.route.name, passage.client.address, &server.text, &method, &path, status);
     response.body_mut().set_permit(permit);
     response.body_mut().set_idle_timeout(passage.rules.answer_idle_timeout);

@@ -138,7 +138,7 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
             tracing::debug!(client = %peer.address, error = %log::chain(&error), "an answer broke off");
             cut(&stream, unframed);
         }
-        (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer).await,
+        (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer, &live).await,
         (_, None) => {
             tracing::debug!(client = %peer.address, "the client did not take its answer in time");
             cut(&stream, unframed);
@@ -213,7 +213,7 @@ fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
 }
 
 /// A head that could not be read. hyper has answered the malformed ones; one that is late is ours to answer.
-async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Peer) {
+async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Peer, live: &Live) {
     let refusal = match error {
         error if error.is_timeout() && read.is_empty() => return stream.linger().await,
         error if error.is_timeout() => Refusal::HeadTimeout,
@@ -222,6 +222,7 @@ async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Pee
         // The client went away.
         _ => return,
     };
+    live.metrics().refused(None, &refusal, None);
     log::refused(&Refused {
         reason: refusal.label(),
         status: refusal.status().as_u16(),

@@ -34,7 +34,7 @@ pub enum Socket {
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<(Stream, Address)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, Address)> {
         match self {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -109,6 +109,17 @@ pub enum SecureError {
     PlainHttp,
     #[error(transparent)]
     Tls(#[from] io::Error),
+}
+
+impl SecureError {
+    /// One word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            SecureError::Timeout => "tls_timeout",
+            SecureError::PlainHttp => "plain_http",
+            SecureError::Tls(_) => "tls_failed",
+        }
+    }
 }
 
 /// The TLS handshake, ClientHello to Finished within one deadline. Plain HTTP gets an answer that says what to do.

@@ -281,3 +281,85 @@ fn has_route(address: IpAddr) -> bool {
     let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, 9))).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ok(addresses: &[&str], seconds: u64) -> Answer {
+        let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+        Ok((addresses, Duration::from_secs(seconds)))
+    }
+
+    fn none() -> Answer {
+        Ok((Vec::new(), Duration::MAX))
+    }
+
+    fn failed() -> Answer {
+        Err(NetError::Timeout)
+    }
+
+    #[test]
+    fn what_both_families_say_together() {
+        type Said = Option<(Option<usize>, Option<usize>, Duration)>;
+        let said = |ipv4, ipv6| -> Result<Said, ()> {
+            let found = both(ipv4, ipv6).map_err(|_| ())?;
+            Ok(found.map(|found| (found.ipv4.map(|list| list.len()), found.ipv6.map(|list| list.len()), found.valid)))
+        };
+        let one = ["10.0.0.1"];
+        let seconds = Duration::from_secs;
+        assert_eq!(
+            said(ok(&one, 9), ok(&["::1", "::2"], 7)),
+            Ok(Some((Some(1), Some(2), seconds(7)))),
+            "the shorter time"
+        );
+        assert_eq!(said(ok(&one, 9), none()), Ok(Some((Some(1), Some(0), seconds(9)))), "one family");
+        assert_eq!(said(ok(&one, 900), failed()), Ok(Some((Some(1), None, AGAIN_MAX))), "the other one soon again");
+        assert_eq!(said(none(), none()), Ok(None), "the next name of the search list");
+        assert_eq!(said(none(), failed()), Err(()), "nobody knows");
+        assert_eq!(said(failed(), failed()), Err(()));
+    }
+
+    #[test]
+    fn the_search_list_as_in_resolv_conf() {
+        let cluster = "search one.test two.test\noptions ndots:2\nnameserver 10.0.0.53";
+        let rows = [
+            ("domain one.test\nnameserver 10.0.0.53", "app", &["app.one.test.", "app."][..]),
+            ("nameserver 10.0.0.53", "app.test", &["app.test."]),
+            (cluster, "app", &["app.one.test.", "app.two.test.", "app."]),
+            (cluster, "app.space", &["app.space.one.test.", "app.space.two.test.", "app.space."]),
+            (cluster, "app.space.svc", &["app.space.svc.", "app.space.svc.one.test.", "app.space.svc.two.test."]),
+            (cluster, "my_app", &["my_app.one.test.", "my_app.two.test.", "my_app."]),
+        ];
+        for (text, host, expected) in rows {
+            let (config, options) = system_conf::parse_resolv_conf(text).expect("it is right");
+            let names = names(host, &config, options.ndots).expect("a name");
+            assert_eq!(names.iter().map(Name::to_string).collect::<Vec<_>>(), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_name() {
+        for host in ["10.0.0.1", "::1", "localhost", "app.localhost"] {
+            assert!(!is_name(host), "{host}");
+        }
+        for host in ["app", "app.example.com", "localhost.example.com", "1.2.3"] {
+            assert!(is_name(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn failures_wait_longer_each_time() {
+        let mut name = Resolved {
+            server: String::new(),
+            host: String::new(),
+            port: 0,
+            ipv4: Vec::new(),
+            ipv6: Vec::new(),
+            failures: 0,
+        };
+        let waits: Vec<_> = (0..300).map(|_| name.failed(&ResolveError::Nothing).as_secs()).collect();
+        assert_eq!(waits[..7], [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(waits[299], 30);
+    }
+}
