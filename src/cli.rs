@@ -12,12 +12,11 @@ use std::thread::available_parallelism;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use tidegate::config::model::{Log, LogFormat, LogLevel, Position};
-use tidegate::config::{self, Files, Loaded, Problems};
+use tidegate::config::model::{Log, LogFormat, LogLevel};
+use tidegate::config::{self, Loaded, Problems};
 use tidegate::explain::{Question, Verdict};
-use tidegate::keyring::Keyring;
-use tidegate::pem::identity::TlsProblem;
-use tidegate::{backend, gateway, listen, observe, upstream};
+use tidegate::gateway::inspect::inspect;
+use tidegate::{backend, gateway, listen, observe};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -266,28 +265,6 @@ fn load(args: &ConfigArg) -> Result<Loaded, Problems> {
         }
         None => config::load(default, &inspect),
     }
-}
-
-/// Loads what TLS needs, so that a wrong certificate is told with its line.
-fn inspect(files: Files<'_>) -> Option<(Position, String)> {
-    let error = match files {
-        Files::Listener(tls) => {
-            let first = &tls.certificates[0];
-            // The first start makes them; a check makes nothing.
-            if tls.development && !first.certificate.exists() && !first.key.exists() {
-                return None;
-            }
-            let error = listen::tls::load(tls).err()?;
-            // It is made anew at the start, where it is ours.
-            if tls.development && matches!(error.problem(), TlsProblem::Expired { .. }) {
-                return None;
-            }
-            error
-        }
-        Files::Upstream(tls) => upstream::tls::client_config(tls).err()?,
-        Files::Keys(keys) => return Some((keys.file_at, sentences(&Keyring::load(&keys.file).err()?).join(": "))),
-    };
-    Some((error.at(), sentences(&error).join(": ")))
 }
 
 fn print_warnings(loaded: &Loaded) {

@@ -22,12 +22,12 @@ use std::sync::Arc;
 use super::Inspect;
 use super::model::{
     Backend, BackendKind, ClientBy, Config, Drain, Listener, ListenerAddress, Log, LogFormat, LogLevel, Position,
-    Runtime, ServerAddress, Upstream,
+    Reload, Runtime, ServerAddress, Upstream,
 };
 use super::problem::{Problem, Problems, Source};
 use super::read::{Findings, Reader};
 use super::tree::{Node, Tree, Value};
-use super::value::{self, Parsed, Wrong, number, one_of, string};
+use super::value::{self, Parsed, Wrong, boolean, number, one_of, string};
 use limits::limits;
 use listener::listener;
 use route::{RouteRead, named, route, routes_differ};
@@ -76,6 +76,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
     let routes = some_of(&mut root, "route", |table| route(table, &upstreams, source, limits.as_ref()));
     let log = root.table("log").and_then(log);
     let drain = root.table("drain").and_then(drain);
+    let reload = root.table("reload").and_then(reload);
 
     addresses_differ(&root, &listeners, &backends);
     routes_differ(&root, &routes);
@@ -93,6 +94,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
         backends: values(backends)?,
         log: log?,
         drain: drain?,
+        reload: reload?,
     })
 }
 
@@ -186,6 +188,12 @@ fn drain(mut table: Reader<'_, '_>) -> Option<Drain> {
     let grace = table.value("grace", string(value::duration_or_zero));
     table.finish();
     Some(Drain { grace: grace? })
+}
+
+fn reload(mut table: Reader<'_, '_>) -> Option<Reload> {
+    let watch = table.value("watch", boolean);
+    table.finish();
+    Some(Reload { watch: watch? })
 }
 
 // What one table cannot know alone.

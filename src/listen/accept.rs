@@ -9,7 +9,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::tls;
 use super::unix::UnixSocket;
-use crate::limits::{Limits, ListenerEntry, Pending, Place};
+use crate::limits::{Full, Pending, Place};
 use crate::policy::client::Address;
 use crate::relay::Stream;
 use crate::relay::ahead::Ahead;
@@ -53,8 +53,12 @@ pub struct Accepted {
     pub pending: Pending,
 }
 
-/// The next connection that has a place. Never fails: what the system cannot give now is asked for again later.
-pub async fn next(from: &Socket, listener: &ListenerEntry, limits: &Limits, trouble: &mut Trouble) -> Accepted {
+/// The next connection for which `place` has one. Never fails: what the system cannot give now is asked for again later.
+pub async fn next(
+    from: &Socket,
+    place: impl Fn() -> Result<(Place, Pending), Full>,
+    trouble: &mut Trouble,
+) -> Accepted {
     loop {
         match from.accept().await {
             Ok((stream, peer)) => {
@@ -62,7 +66,7 @@ pub async fn next(from: &Socket, listener: &ListenerEntry, limits: &Limits, trou
                     trouble.0 = None;
                     tracing::info!("accepting connections again");
                 }
-                match limits.connection(listener) {
+                match place() {
                     Ok((place, pending)) => {
                         if let Stream::Tcp(stream) = &stream {
                             socket::tune(stream);

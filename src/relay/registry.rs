@@ -42,6 +42,8 @@ struct Order {
     grant: Option<Arc<Grant>>,
     /// It has held bytes for longest, and is to give them up.
     make_room: AtomicBool,
+    /// Its route may hold it to other terms now.
+    renew: AtomicBool,
     bytes: AtomicUsize,
     /// Since when it has held some, in milliseconds from the beginning of the registry.
     since: AtomicU64,
@@ -164,6 +166,21 @@ impl Registry {
         }
     }
 
+    /// Lets every session look what its route holds it to now.
+    pub fn renew_all(&self) {
+        for shard in &self.shards {
+            for order in lock(shard).values() {
+                order.renew.store(true, Ordering::Release);
+                order.waker.wake();
+            }
+        }
+    }
+
+    /// From now on sessions may hold so many bytes together.
+    pub fn set_held_bytes(&self, budget: usize) {
+        self.held.set_budget(budget);
+    }
+
     /// How many sessions live.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
@@ -203,6 +220,12 @@ impl Entry {
     pub fn has_to_make_room(&self) -> bool {
         let asked = &self.order.make_room;
         // Read first: it is looked at with each message.
+        asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
+    }
+
+    /// Whether its route may hold this session to other terms now; asked for once.
+    pub fn has_to_renew(&self) -> bool {
+        let asked = &self.order.renew;
         asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
     }
 
