@@ -218,7 +218,8 @@ async fn websocket(
     let request = upstream_request(parts, plan, visitor, &offered);
     let uri = request.uri().clone();
     let (chosen, answer) = tries::dial(pool, key, request, |server| target(plan.route, server, &uri)).await?;
-    let Chosen { server, permit: server_permit, .. } = chosen;
+    let Chosen { member, permit: server_permit } = chosen;
+    let server = &member.server;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
     let (mut parts, opened) = match answer {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
