@@ -21,6 +21,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::desk::Desk;
+use crate::admin::{Door as AdminDoor, OpenError};
 use crate::backend;
 use crate::config::diff::Diff;
 use crate::config::model::ListenerAddress;
@@ -45,6 +47,9 @@ pub struct Gateway {
     /// What runs, as its file has it. Held while a reload is under way: one after the other.
     running: Mutex<Running>,
     reloads: Reloads,
+    /// Where the admin interface listens.
+    admin: Option<ListenerAddress>,
+    /// Stops what goes on until the last session has ended: the embedded backends, the admin interface.
     backends: CancellationToken,
 }
 
@@ -61,6 +66,8 @@ pub enum StartError {
     Keys { file: PathBuf, source: BadFile },
     #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
+    #[error(transparent)]
+    Admin(#[from] OpenError),
     #[error("upstream {name}")]
     UpstreamTls { name: String, source: Box<TlsError> },
 }
@@ -102,7 +109,7 @@ pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let live = gateway.current();
     let bound: Vec<_> = live.doors.iter().map(|door| door.address.clone()).collect();
     let workers = Handle::current().metrics().num_workers();
-    print!("{}", show::start_up(&live.config, &bound, workers));
+    print!("{}", show::start_up(&live.config, &bound, gateway.admin(), workers));
     drop(live);
     // A closed standard output is no reason not to serve.
     let _ = io::stdout().flush();
@@ -174,6 +181,7 @@ impl Gateway {
     /// When a file cannot be used or an address not be bound; nothing runs then.
     pub async fn start(loaded: Loaded) -> Result<Arc<Gateway>, StartError> {
         let built = Built::beside(None, loaded.config.clone(), &Diff::default())?;
+        let admin = loaded.config.admin.as_ref().map(AdminDoor::open).transpose()?;
         let backends = CancellationToken::new();
         let mut servers = Vec::new();
         for server in &loaded.config.backends {
@@ -190,9 +198,18 @@ impl Gateway {
         let Built { live, sockets, .. } = built;
         let current = Current::new(live);
         serve_all(sockets, &current);
-        let reloads = Reloads::default();
-        let gateway = Gateway { current, running: Mutex::new(Running::new(loaded)), reloads, backends };
-        let gateway = Arc::new(gateway);
+        current.load().pools.values().for_each(|pool| pool.start(&current.load().drain));
+        let gateway = Arc::new(Gateway {
+            current: current.clone(),
+            running: Mutex::new(Running::new(loaded)),
+            reloads: Reloads::default(),
+            admin: admin.as_ref().map(|door| door.address.clone()),
+            backends: backends.clone(),
+        });
+        if let Some(door) = admin {
+            let serving = door.serve(Arc::new(Desk::new(current)));
+            tokio::spawn(backends.run_until_cancelled_owned(serving));
+        }
         tokio::spawn(sweep(Arc::downgrade(&gateway)));
         tokio::spawn(watch::keys(Arc::downgrade(&gateway)));
         tokio::spawn(watch::files(Arc::downgrade(&gateway)));
@@ -208,6 +225,11 @@ impl Gateway {
     /// Where it listens, in the order of the configuration, and whether TLS is spoken there.
     pub fn listeners(&self) -> Vec<(ListenerAddress, bool)> {
         self.current().doors.iter().map(|door| (door.address.clone(), door.tls.is_some())).collect()
+    }
+
+    /// Where the admin interface listens.
+    pub fn admin(&self) -> Option<&ListenerAddress> {
+        self.admin.as_ref()
     }
 
     /// What clients take of the limits now. All zero when nobody is connected.

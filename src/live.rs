@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -16,6 +17,7 @@ use crate::drain::Drain;
 use crate::keyring::Keyrings;
 use crate::limits::{Limits, ListenerEntry, Taken};
 use crate::listen::tls::Served;
+use crate::observe::metrics::Metrics;
 use crate::policy::client::Identities;
 use crate::upstream::Pool;
 use crate::upstream::tls::Trusted;
@@ -24,12 +26,13 @@ use crate::upstream::tls::Trusted;
 #[derive(Debug)]
 pub struct Current(ArcSwap<Live>);
 
-/// A configuration in service. What does not depend on it (`drain`, `identities`) is the same in the one after it.
+/// A configuration in service. What does not depend on it (`drain`, `metrics`, `identities`) is the same in the one after it.
 #[derive(Debug)]
 pub struct Live {
     pub config: Config,
     pub limits: Limits,
     pub drain: Drain,
+    pub metrics: Arc<Metrics>,
     pub keyrings: Keyrings,
     pub identities: Arc<Identities>,
     /// In the order of the configuration.
@@ -74,6 +77,11 @@ impl Live {
         self.pools.get(upstream).expect("a Config names only upstreams that it has")
     }
 
+    /// The pools of all upstreams, in no order.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.pools.values()
+    }
+
     /// A listener as it is now; `None` when it is no more.
     pub fn door(&self, id: u64) -> Option<&Arc<Door>> {
         self.doors.iter().find(|door| door.id == id)
@@ -86,14 +94,21 @@ impl Live {
 
     /// The certificates that we show, to clients and to upstreams.
     pub fn certificates(&self) -> Vec<Shown<'_>> {
-        let listeners = self.doors.iter().filter_map(|door| Some((door, door.tls.as_ref()?)));
-        let listeners = listeners.flat_map(|(door, tls)| {
+        let listeners =
+            self.doors.iter().filter_map(|door| Some((door, door.tls.as_ref()?, door.listener.tls.as_ref()?)));
+        let listeners = listeners.flat_map(|(door, served, configured)| {
             let at = At::Listener(&door.listener.address);
-            tls.certificates.iter().map(move |shown| Shown { at, names: &shown.names, not_after: shown.not_after })
+            served.certificates.iter().zip(&configured.certificates).map(move |(shown, files)| Shown {
+                at,
+                file: &files.certificate,
+                names: &shown.names,
+                not_after: shown.not_after,
+            })
         });
-        let upstreams = self.trusted.iter().filter_map(|(name, trusted)| {
-            let leaf = &trusted.identity.as_ref()?.leaf;
-            Some(Shown { at: At::Upstream(name), names: &leaf.names, not_after: leaf.not_after })
+        let upstreams = self.config.upstreams.values().filter_map(|upstream| {
+            let leaf = &self.trusted.get(&upstream.name)?.identity.as_ref()?.leaf;
+            let (at, file) = (At::Upstream(&upstream.name), &upstream.tls.client.as_ref()?.certificate);
+            Some(Shown { at, file, names: &leaf.names, not_after: leaf.not_after })
         });
         listeners.chain(upstreams).collect()
     }
@@ -108,6 +123,8 @@ impl Live {
 #[derive(Debug, Clone, Copy)]
 pub struct Shown<'a> {
     pub at: At<'a>,
+    /// As it was read; the file may hold another one by now.
+    pub file: &'a Path,
     /// DNS names and addresses, as [`Certificate`](crate::listen::tls::Certificate) has them.
     pub names: &'a [String],
     pub not_after: OffsetDateTime,

@@ -94,7 +94,7 @@ impl Relay {
     }
 
     fn of_client(route: &Arc<Standing>, client: u8, registry: &Arc<Registry>) -> Relay {
-        let entry = registry.enter(None);
+        let entry = registry.enter(support::about(registry));
         let account = Account::new(route.clone(), ClientKey::from(IpAddr::from([192, 0, 2, client])).into());
         let ((client, near), (upstream, far)) = (Wire::new(), Wire::new());
         let opened = |stream| Opened { stream, early: Bytes::new() };

@@ -6,11 +6,12 @@
 use std::fmt;
 
 use super::Loaded;
+use super::effective::{HIDDEN, is_secret};
 use super::schema::{Fallback, Holds, Key, ROOT, Table};
 use super::tree::{self, Entry, Node, Value};
 
 /// Tables that are read once, at the start.
-const AT_THE_START: [&str; 3] = ["runtime", "backend", "log"];
+const AT_THE_START: [&str; 4] = ["runtime", "backend", "log", "admin"];
 /// Tables whose entries are known by an address or a name.
 const SECTIONS: [&str; 3] = ["listener", "route", "upstream"];
 /// Keys of a route that its open sessions follow. The others are read when a session is opened.
@@ -70,7 +71,7 @@ impl Diff {
     pub fn between(old: &Loaded, new: &Loaded) -> Diff {
         let mut settings = Vec::new();
         for key in ROOT.keys.iter().filter(|key| !SECTIONS.contains(&key.name)) {
-            compare_key(key, "", &old.tree, &new.tree, &mut settings);
+            compare_key(&ROOT, key, "", &old.tree, &new.tree, &mut settings);
         }
         Diff {
             listeners: Changes::between("listener", &listeners(old), &listeners(new)),
@@ -91,13 +92,14 @@ impl Loaded {
         let mut kept = Vec::new();
         for name in AT_THE_START {
             let key = ROOT.key(name).expect("a table of the file");
-            compare_key(key, "", &old.tree, &self.tree, &mut kept);
+            compare_key(&ROOT, key, "", &old.tree, &self.tree, &mut kept);
             self.tree.retain(|entry| entry.key != name);
             self.tree.extend(old.tree.iter().find(|entry| entry.key == name).cloned());
         }
         self.config.runtime = old.config.runtime.clone();
         self.config.backends = old.config.backends.clone();
         self.config.log = old.config.log.clone();
+        self.config.admin = old.config.admin.clone();
         kept
     }
 }
@@ -199,11 +201,11 @@ fn table(node: &Node) -> &[Entry] {
 
 fn compare(table: &'static Table, path: &str, old: &[Entry], new: &[Entry], changes: &mut Vec<Change>) {
     for key in table.keys {
-        compare_key(key, path, old, new, changes);
+        compare_key(table, key, path, old, new, changes);
     }
 }
 
-fn compare_key(key: &'static Key, path: &str, old: &[Entry], new: &[Entry], changes: &mut Vec<Change>) {
+fn compare_key(within: &Table, key: &'static Key, path: &str, old: &[Entry], new: &[Entry], changes: &mut Vec<Change>) {
     let path = if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
     let (old, new) = (effective(key, old), effective(key, new));
     let values = (old.as_ref().map(|node| &node.value), new.as_ref().map(|node| &node.value));
@@ -219,9 +221,10 @@ fn compare_key(key: &'static Key, path: &str, old: &[Entry], new: &[Entry], chan
         (_, (None, None)) => {}
         (_, (Some(old), Some(new))) if same(old, new) => {}
         _ => {
-            let secret = path.contains("_headers.");
-            let shown =
-                |node: &Option<Node>| node.as_ref().map(|node| if secret { "…".to_owned() } else { show(node) });
+            let shown = |node: &Option<Node>| match is_secret(within, key.name) {
+                true => node.as_ref().map(|_| HIDDEN.to_owned()),
+                false => node.as_ref().map(show),
+            };
             changes.push(Change { key: path, old: shown(&old), new: shown(&new) });
         }
     }

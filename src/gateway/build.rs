@@ -30,6 +30,7 @@ impl Built {
     pub fn beside(before: Option<&Live>, config: Config, diff: &Diff) -> Result<Built, StartError> {
         let limits = before.map_or_else(|| Limits::new(&config), |before| before.limits.renew(&config));
         let drain = before.map_or_else(|| Drain::new(config.limits.held_bytes), |before| before.drain.clone());
+        let metrics = before.map(|before| before.metrics.clone()).unwrap_or_default();
         let identities = before.map(|before| before.identities.clone()).unwrap_or_default();
         let (keyrings, reread) = before
             .map_or(&Keyrings::default(), |before| &before.keyrings)
@@ -38,7 +39,7 @@ impl Built {
         let trusted = trusted(before, &config)?;
         let pools = pools(before, &config, diff, &trusted);
         let (doors, sockets) = doors(before, &config, &limits, &drain)?;
-        let live = Live { config, limits, drain, keyrings, identities, doors, pools, trusted };
+        let live = Live { config, limits, drain, metrics, keyrings, identities, doors, pools, trusted };
         Ok(Built { live, sockets, reread })
     }
 }

@@ -16,7 +16,7 @@ use crate::limits::ListenerEntry;
 use crate::listen::accept::{self, Accepted, SecureError, Socket, Trouble};
 use crate::listen::proxy::{self, ProxyError};
 use crate::listen::tls::{self, Served};
-use crate::listen::unix::UnixSocket;
+use crate::listen::unix::{self, UnixSocket};
 use crate::live::{Current, Door};
 use crate::observe::log::{self, Refused};
 use crate::policy::access;
@@ -84,7 +84,7 @@ fn bind(address: &ListenerAddress) -> io::Result<(Socket, ListenerAddress)> {
             let address = socket.local_addr()?;
             Ok((Socket::Tcp(socket), ListenerAddress::Tcp(address)))
         }
-        ListenerAddress::Unix(path) => Ok((Socket::Unix(UnixSocket::listen(path)?), address.clone())),
+        ListenerAddress::Unix(path) => Ok((Socket::Unix(UnixSocket::listen(path, unix::MODE)?), address.clone())),
     }
 }
 

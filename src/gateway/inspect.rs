@@ -1,5 +1,6 @@
 //! The files that a configuration names, opened: so that a wrong certificate is told with its line.
 
+use crate::admin;
 use crate::config::Files;
 use crate::config::model::Position;
 use crate::keyring::Keyring;
@@ -25,6 +26,7 @@ pub fn inspect(files: Files<'_>) -> Option<(Position, String)> {
             error
         }
         Files::Upstream(tls) => upstream::tls::client_config(tls).err()?,
+        Files::Token(file, at) => return Some((at, chain(&admin::token::read(file).err()?))),
         Files::Keys(keys) => return Some((keys.file_at, chain(&Keyring::load(&keys.file).err()?))),
     };
     Some((error.at(), chain(&error)))

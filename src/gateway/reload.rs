@@ -17,6 +17,7 @@ use crate::config::{self, Loaded, Problem, Problems};
 use crate::live::Live;
 use crate::observe::log;
 use crate::relay::Cause;
+use crate::relay::registry::Selector;
 
 /// What runs, as it was loaded.
 #[derive(Debug)]
@@ -138,7 +139,7 @@ impl Gateway {
         if before.drain.has_begun() {
             return Err(ReloadError::Stopping);
         }
-        let certificates = self.put(&before, built);
+        let certificates = self.put(&before, built, &diff);
         let warnings = new.warnings.clone();
         running.loaded = new;
         Ok(Reloaded { diff, certificates, restart, warnings })
@@ -148,23 +149,28 @@ impl Gateway {
     ///
     /// In this order: sessions that begin meanwhile are held to the new terms or woken for them; whoever asks from here on
     /// is served by the new configuration; then those are told whom it does not serve any more.
-    fn put(&self, before: &Live, built: Built) -> usize {
+    fn put(&self, before: &Live, built: Built, diff: &Diff) -> usize {
         let Built { live, sockets, reread } = built;
         let certificates = renewed(before, &live);
         let live = Arc::new(live);
         live.limits.put(&before.limits);
         self.current.put(live.clone());
         serve_all(sockets, &self.current);
+        live.pools().for_each(|pool| pool.start(&live.drain));
         for door in before.doors.iter().filter(|door| live.door(door.id).is_none()) {
             door.closed.cancel();
         }
         let sessions = live.drain.sessions();
         sessions.set_held_bytes(live.config.limits.held_bytes);
-        sessions.renew_all();
+        let routes = &diff.routes;
+        sessions.renew(|route| routes.changed.iter().any(|(changed, _)| changed == route));
         if reread.put() {
             sessions.end_revoked();
         }
-        let _ = Cause::RouteRemoved;
+        for route in &routes.removed {
+            let removed = Selector { route: Some(route.clone()), ..Selector::default() };
+            sessions.end_where(&removed, Cause::RouteRemoved);
+        }
         certificates
     }
 

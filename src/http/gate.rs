@@ -19,7 +19,7 @@ use crate::drain::Drain;
 use crate::limits::terms::Account;
 use crate::limits::{Asking, Pending, Permit, Permits, Place};
 use crate::live::{Door, Live};
-use crate::observe::log::{self, About, Refused};
+use crate::observe::log::{self, Refused};
 use crate::policy::client::{self, Client, ClientKey, Peer};
 use crate::policy::decide::{Decision, Denied, Offered, Plan, Visitor, decide};
 use crate::policy::keys;
@@ -27,7 +27,7 @@ use crate::policy::route;
 use crate::proto::fields::{self, Passed};
 use crate::proto::refusal::Refusal;
 use crate::proto::{handshake, plain};
-use crate::relay::registry::Entry;
+use crate::relay::registry::{About, Entry};
 use crate::relay::session::Opened;
 use crate::relay::{Session, Stream, farewell};
 use crate::upstream::body::Answer as Answered;
@@ -72,8 +72,7 @@ pub struct Agreed {
     permits: Permits,
     /// With the server.
     server_permit: Permit,
-    order: Entry,
-    about: About,
+    entry: Entry,
 }
 
 impl Handover {
@@ -92,11 +91,11 @@ impl Handover {
 impl Agreed {
     /// Not an `async fn`: what goes into the session is not to be kept beside it for as long as it lives.
     fn run(self, client: Opened<Stream>, place: Place) -> impl Future<Output = ()> {
-        let Agreed { upstream, deflate, account, permits, server_permit, order, about } = self;
-        let mut session = Session::new(client, upstream, account, deflate, order);
+        let Agreed { upstream, deflate, account, permits, server_permit, entry } = self;
+        let mut session = Session::new(client, upstream, account, deflate, entry);
         async move {
             let end = session.run().await;
-            log::session_ended(&about, &end);
+            log::session_ended(session.living(), &end);
             drop((permits, server_permit, place));
         }
     }
@@ -235,21 +234,22 @@ async fn websocket(
     if let (None, Some(fallback)) = (&agreement.subprotocol, plan.fallback) {
         parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(fallback));
     }
-    let order = live.drain.sessions().enter(plan.key.as_ref().map(|key| key.grant.clone()));
+    let sessions = live.drain.sessions();
+    let listener = visitor.listener.address.to_string();
+    let about = About {
+        way: sessions.way(&listener, &plan.route.name, &plan.upstream.name, &server.text),
+        client: plan.client.address,
+        secure: visitor.secure,
+        key: plan.key.clone(),
+    };
+    let entry = sessions.enter(about);
     // Looked at behind the entry: who removes a route tells those that he finds there, and this one sees it here.
     if limits.standing().is_removed() {
         return Err(Refusal::NoRoute.into());
     }
     let account = Account::new(limits.standing().clone(), keys);
-    let about = About {
-        id: order.id(),
-        route: plan.route.name.as_str().into(),
-        client: plan.client.address,
-        upstream: server.text.as_str().into(),
-        key: plan.key.as_ref().map(|key| key.name.clone()),
-    };
     let deflate = agreement.deflate;
-    let agreed = Agreed { upstream: opened, deflate, account, permits, server_permit, order, about };
+    let agreed = Agreed { upstream: opened, deflate, account, permits, server_permit, entry };
     // The extensions of the upstream's head carry the spelling of its field names to the client.
     Ok((Response::from_parts(parts, Either::Left(Full::default())), agreed))
 }

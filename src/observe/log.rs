@@ -4,13 +4,13 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
-use std::sync::Arc;
 
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::model::{Log, LogFormat, LogLevel};
 use crate::policy::client::Address;
 use crate::relay::End;
+use crate::relay::registry::Living;
 
 /// Begins logging to standard error. A second call changes nothing.
 pub fn init(log: &Log) {
@@ -28,30 +28,19 @@ pub fn init(log: &Log) {
     };
 }
 
-/// What is known of a session besides its end.
-#[derive(Debug)]
-pub struct About {
-    pub id: u64,
-    pub route: Box<str>,
-    pub client: Address,
-    /// The server as the configuration names it.
-    pub upstream: Box<str>,
-    /// The name of the API key that let it in.
-    pub key: Option<Arc<str>>,
-}
-
 /// The record of an ended session.
-pub fn session_ended(about: &About, end: &End) {
+pub fn session_ended(living: &Living, end: &End) {
+    let about = &living.about;
     let detail = end.detail.to_string();
     tracing::info!(
         cause = end.cause.label(),
         side = end.side.label(),
         detail = (!detail.is_empty()).then_some(detail.as_str()),
-        session = about.id,
-        route = &*about.route,
+        session = living.id,
+        route = &*about.way.route,
         client = %about.client,
-        upstream = &*about.upstream,
-        key = about.key.as_deref(),
+        upstream = &*about.way.server,
+        key = about.key.as_ref().map(|key| &*key.name),
         close_to_client = end.client.sent,
         close_from_client = end.client.received,
         close_to_upstream = end.upstream.sent,
@@ -118,7 +107,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 ///
 /// The human format escapes what cannot be printed, JSON has no need to: the controls from U+007F to U+009F and the marks
 /// that turn the direction of writing would reach the reader's terminal.
-fn shortened(text: &str) -> String {
+pub fn shortened(text: &str) -> String {
     const CHARACTERS: usize = 200;
     let mut short: String = text.chars().take(CHARACTERS).map(|c| if deceives(c) { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(CHARACTERS).is_some() {
