@@ -1,7 +1,7 @@
 //! The command line: arguments in, an exit code out. What the commands do is the library's work.
 //!
 //! Exit codes: 0 fine, 1 a bad configuration or a start that failed, 2 wrong usage (clap's), 3 what `explain` was asked
-//! about would be refused.
+//! about would be refused, or what `diff` compared differs.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -12,6 +12,7 @@ use std::thread::available_parallelism;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use tidegate::config::diff::{self, Diff};
 use tidegate::config::model::{Log, LogFormat, LogLevel};
 use tidegate::config::{self, Loaded, Problems};
 use tidegate::explain::{Question, Verdict};
@@ -27,6 +28,8 @@ const EXAMPLE: &str = include_str!("../config.toml");
 const CONFIG_FILE: &str = "config.toml";
 /// The exit code of an explanation that ends with a refusal.
 const REFUSED: u8 = 3;
+/// The exit code of a comparison that found something.
+const DIFFERS: u8 = 3;
 
 /// A WebSocket reverse proxy and gateway that understands frames for the whole life of a connection.
 #[derive(Debug, Parser)]
@@ -46,6 +49,8 @@ enum Command {
     Check(CheckArgs),
     /// Say what the gateway would do with a request, check by check (exit code 3 when it would refuse it)
     Explain(ExplainArgs),
+    /// Say what a reload would change that puts NEW in the place of OLD (exit code 3 when that is anything)
+    Diff(DiffArgs),
     /// Run one embedded WebSocket server as a process of its own
     Backend(BackendArgs),
     /// Make a self-signed certificate for development, valid for 397 days; prints the paths of certificate and key
@@ -97,6 +102,23 @@ struct ExplainArgs {
 }
 
 #[derive(Debug, Args)]
+struct DiffArgs {
+    /// The configuration that runs
+    old: PathBuf,
+    /// The one to come
+    new: PathBuf,
+    /// Lines for people, or one JSON object
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Args)]
 struct BackendArgs {
     kind: Kind,
     /// IP address and port; port 0 takes a free one
@@ -140,6 +162,10 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Explain(args)) => match explain(&args) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
+        Some(Command::Diff(args)) => match diff(&args) {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
@@ -209,6 +235,20 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
         Verdict::Refused(..) => ExitCode::from(REFUSED),
         _ => ExitCode::SUCCESS,
     })
+}
+
+/// Opens the files that NEW names, as a reload does; those of OLD may be gone by now.
+fn diff(args: &DiffArgs) -> Result<ExitCode, Failure> {
+    let old = config::load(&args.old, &|_| None)?;
+    let mut new = config::load(&args.new, &inspect)?;
+    print_warnings(&new);
+    let restart = new.keep_from(&old);
+    let found = Diff::between(&old, &new);
+    match args.format {
+        Format::Human => print(&diff::describe(&found, &restart))?,
+        Format::Json => print(&format!("{}\n", diff::json(&found, &restart)))?,
+    }
+    Ok(if found.is_empty() && restart.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
 }
 
 fn serve_backend(args: &BackendArgs) -> Result<(), Failure> {

@@ -3,7 +3,9 @@
 //! In: two that are right. Compared is what the files say, defaults put in: a value written another way counts as another.
 //! Listeners are known by their address, routes and upstreams by their name. No file that they name is opened.
 
-use std::fmt;
+use std::fmt::{self, Write};
+
+use serde_json::{Value as Json, json};
 
 use super::Loaded;
 use super::effective::{HIDDEN, is_secret};
@@ -84,6 +86,64 @@ impl Diff {
     pub fn is_empty(&self) -> bool {
         *self == Diff::default()
     }
+}
+
+/// For people: what a reload would do, a line for each. `restart` is what [`Loaded::keep_from`] kept.
+pub fn describe(diff: &Diff, restart: &[Change]) -> String {
+    let mut out = String::new();
+    describe_section(&mut out, "listener", &diff.listeners, "it is closed; its sessions stay", "");
+    describe_section(&mut out, "route", &diff.routes, "its sessions are closed with 1012", ": its sessions stay");
+    describe_section(
+        &mut out,
+        "upstream",
+        &diff.upstreams,
+        "its sessions stay with their servers",
+        ": its sessions stay",
+    );
+    for change in &diff.settings {
+        let _ = writeln!(out, "~ {change}");
+    }
+    for change in restart {
+        let _ = writeln!(out, "~ {change} (needs a restart)");
+    }
+    if out.is_empty() { "nothing would change\n".to_owned() } else { out }
+}
+
+fn describe_section(out: &mut String, section: &str, changes: &Changes, removed: &str, stays: &str) {
+    for name in &changes.added {
+        let _ = writeln!(out, "+ {section} {name}");
+    }
+    for name in &changes.removed {
+        let _ = writeln!(out, "- {section} {name}: {removed}");
+    }
+    for (name, list) in &changes.changed {
+        let _ = writeln!(out, "~ {section} {name}{stays}");
+        for change in list {
+            let whom = match section {
+                "route" if change.is_followed() => " (open sessions too)",
+                "route" => " (new sessions)",
+                _ => "",
+            };
+            let _ = writeln!(out, "    {change}{whom}");
+        }
+    }
+}
+
+/// For programs: the same as JSON.
+pub fn json(diff: &Diff, restart: &[Change]) -> Json {
+    let change = |change: &Change| json!({ "key": change.key, "old": change.old, "new": change.new });
+    let list = |list: &[Change]| list.iter().map(change).collect::<Vec<_>>();
+    let changes = |changes: &Changes| {
+        let changed = changes.changed.iter().map(|(name, changes)| json!({ "name": name, "changes": list(changes) }));
+        json!({ "added": changes.added, "removed": changes.removed, "changed": changed.collect::<Vec<_>>() })
+    };
+    json!({
+        "listeners": changes(&diff.listeners),
+        "routes": changes(&diff.routes),
+        "upstreams": changes(&diff.upstreams),
+        "settings": list(&diff.settings),
+        "restart": list(restart),
+    })
 }
 
 impl Loaded {

@@ -13,7 +13,7 @@ use super::inspect::inspect;
 use super::watch::Stamps;
 use super::{Gateway, StartError, serve_all};
 use crate::config::diff::{Change, Diff};
-use crate::config::{self, Loaded, Problem, Problems};
+use crate::config::{self, Loaded, Problem, Problems, show};
 use crate::live::Live;
 use crate::observe::log;
 use crate::relay::Cause;
@@ -155,10 +155,14 @@ impl Gateway {
         let live = Arc::new(live);
         live.limits.put(&before.limits);
         self.current.put(live.clone());
+        for (door, _) in &sockets {
+            tracing::info!("listening on {}", show::place(&door.listener, &door.address));
+        }
         serve_all(sockets, &self.current);
         live.pools().for_each(|pool| pool.start(&live.drain));
         for door in before.doors.iter().filter(|door| live.door(door.id).is_none()) {
             door.closed.cancel();
+            tracing::info!("no longer listening on {}", show::place(&door.listener, &door.address));
         }
         let sessions = live.drain.sessions();
         sessions.set_held_bytes(live.config.limits.held_bytes);
