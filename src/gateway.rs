@@ -94,6 +94,7 @@ fn hint(error: &io::Error) -> &'static str {
 /// When it cannot start; see [`StartError`].
 pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
+    tokio::spawn(log::rotation().map_err(StartError::Signals)?);
     let gateway = Gateway::start(loaded.config).await?;
     let bound: Vec<_> = gateway.listeners().iter().map(|(address, _)| address.clone()).collect();
     let workers = Handle::current().metrics().num_workers();
