@@ -163,6 +163,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &ConfigArg) -> Result<(), Failure> {
+    listen::inherit::take_over()?;
     let loaded = load(args)?;
     print_warnings(&loaded);
     observe::log::init(&loaded.config.log)?;

@@ -36,6 +36,7 @@ pub mod keyring;
 pub mod limits;
 pub mod listen;
 pub mod live;
+pub mod notify;
 pub mod observe;
 pub mod pem;
 pub mod policy;

@@ -107,6 +107,8 @@ pub struct Position {
 pub struct Listener {
     pub address: ListenerAddress,
     pub address_at: Position,
+    /// Other processes of ours may listen there, too. Never on a Unix socket.
+    pub reuse_port: bool,
     /// Never on a Unix socket.
     pub tls: Option<ListenerTls>,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and PROXY headers count.

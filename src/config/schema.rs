@@ -173,6 +173,13 @@ pub(super) static LISTENER: Table = Table {
             "Where to listen: \"0.0.0.0:8080\", \"[::]:8080\". Port 0 takes a free port. \"unix:/run/tidegate.sock\" is a \
              Unix socket (mode 0660, removed at the stop).",
         ),
+        key(
+            "reuse_port",
+            "true or false",
+            Default("false"),
+            "Lets another process of the same user listen at this address, too (SO_REUSEPORT): the next version of this \
+             gateway, which takes over. Sockets that systemd hands over need it not.",
+        ),
         Key {
             name: "tls",
             kind: "table",

@@ -2,7 +2,7 @@
 
 mod fixed;
 pub mod gate;
-mod marks;
+pub mod marks;
 pub mod page;
 mod pass;
 pub mod serve;
