@@ -16,9 +16,10 @@ use support::upstream::{Seen, answering, field, switching};
 
 const SECRET: &str = "s3cr3t";
 
-/// Agrees to handshakes and answers Closes, has a page, and fails at `/broken`.
+/// Agrees to handshakes and closes at once, but at `/open`; has a page, and fails at `/broken`.
 fn upstream() -> (std::net::SocketAddr, Seen) {
     answering(|head| match head.split(' ').nth(1) {
+        Some("/open") => switching(head, "").into_bytes(),
         _ if field(head, "upgrade").is_some() => {
             [switching(head, "").into_bytes(), unmasked(CLOSE, &close_payload(1000, ""))].concat()
         }
@@ -86,7 +87,7 @@ retries = 0
 /// A folder with the keys of the route `keyed`.
 fn home() -> std::path::PathBuf {
     let folder = folder();
-    fs::write(folder.join("keys.txt"), "# nobody\n").expect("written");
+    fs::write(folder.join("keys.txt"), "somebody: a-key-that-no-test-sends-0123456789\n").expect("written");
     folder
 }
 
@@ -138,7 +139,7 @@ fn everything_that_is_answered_leaves_a_line_and_ids_join_them() {
         ("a redirect", "/moved", 308, "moved", 0),
         ("a fixed answer", "/fixed", 410, "fixed", 4),
         ("a built-in page", "/page", 200, "page", include_str!("../src/backend/chat.html").len()),
-        ("a page that is not there", "/page/other", 404, "page", 24),
+        ("a page that is not there", "/page/other", 404, "page", 23),
     ];
     for (at, (name, path, status, route, bytes)) in rows.into_iter().enumerate() {
         let reply = ask(address, get(path, "").as_bytes());
@@ -317,7 +318,7 @@ fn what_goes_wrong_is_never_sampled_away() {
     assert!(parent.ends_with("-00"), "what leaves no line is not sampled: {parent}");
     assert_eq!(ask(gateway.address(), get("/broken", "").as_bytes()).status(), 503);
     assert_eq!(ask(gateway.address(), get("/moved/..", "").as_bytes()).status(), 400);
-    let mut peer = Peer::open(gateway.address(), "/chat");
+    let mut peer = Peer::open(gateway.address(), "/open");
     peer.write(&unmasked(TEXT, b"not masked"));
     peer.rest();
     assert_eq!(found(&gateway, "request", 1)[0]["status"], 503);
