@@ -17,7 +17,7 @@ use tidegate::config::{self, Files, Loaded, Problems};
 use tidegate::explain::{Question, Verdict};
 use tidegate::keyring::Keyring;
 use tidegate::pem::identity::TlsProblem;
-use tidegate::{backend, gateway, listen, observe, upstream};
+use tidegate::{admin, backend, gateway, listen, observe, upstream};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -275,6 +275,7 @@ fn load(args: &ConfigArg) -> Result<Loaded, Problems> {
 
 /// Loads what TLS needs, so that a wrong certificate is told with its line.
 fn inspect(files: Files<'_>) -> Option<(Position, String)> {
+    let told = |error: &dyn Error| sentences(error).join(": ");
     let error = match files {
         Files::Listener(tls) => {
             let first = &tls.certificates[0];
@@ -290,9 +291,10 @@ fn inspect(files: Files<'_>) -> Option<(Position, String)> {
             error
         }
         Files::Upstream(tls) => upstream::tls::client_config(tls).err()?,
-        Files::Keys(keys) => return Some((keys.file_at, sentences(&Keyring::load(&keys.file).err()?).join(": "))),
+        Files::Keys(keys) => return Some((keys.file_at, told(&Keyring::load(&keys.file).err()?))),
+        Files::Token(file, at) => return Some((at, told(&admin::token::read(file).err()?))),
     };
-    Some((error.at(), sentences(&error).join(": ")))
+    Some((error.at(), told(&error)))
 }
 
 fn print_warnings(loaded: &Loaded) {

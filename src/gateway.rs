@@ -15,6 +15,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::desk::Desk;
+use crate::admin::{Door as AdminDoor, OpenError};
 use crate::backend;
 use crate::config::model::{Config, Listener, ListenerAddress};
 use crate::config::{Loaded, show};
@@ -49,6 +51,9 @@ pub struct Gateway {
     listeners: Vec<(ListenerAddress, bool)>,
     /// A listener is another process's, too.
     shares: bool,
+    /// Where the admin interface listens.
+    admin: Option<ListenerAddress>,
+    /// Stops what goes on until the last session has ended: the embedded backends, the admin interface.
     backends: CancellationToken,
 }
 
@@ -65,6 +70,8 @@ pub enum StartError {
     Keys { file: PathBuf, source: BadFile },
     #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
+    #[error(transparent)]
+    Admin(#[from] OpenError),
     #[error("upstream {name}")]
     UpstreamTls { name: String, source: Box<TlsError> },
 }
@@ -106,7 +113,7 @@ pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let gateway = Gateway::start(loaded.config).await?;
     let bound: Vec<_> = gateway.listeners().iter().map(|(address, _)| address.clone()).collect();
     let workers = Handle::current().metrics().num_workers();
-    print!("{}", show::start_up(gateway.config(), &bound, workers));
+    print!("{}", show::start_up(gateway.config(), &bound, gateway.admin(), workers));
     // A closed standard output is no reason not to serve.
     let _ = io::stdout().flush();
     notify::ready();
@@ -156,6 +163,7 @@ impl Gateway {
         for listener in &config.listeners {
             doors.push(Door::open(listener)?);
         }
+        let admin = config.admin.as_ref().map(AdminDoor::open).transpose()?;
         let mut pools = HashMap::new();
         for upstream in config.upstreams.values() {
             let secure = upstream.servers.iter().any(|server| server.tls);
@@ -163,7 +171,7 @@ impl Gateway {
                 .then(|| upstream::tls::client_config(&upstream.tls))
                 .transpose()
                 .map_err(|source| StartError::UpstreamTls { name: upstream.name.clone(), source: Box::new(source) })?;
-            pools.insert(upstream.name.clone(), Pool::new(upstream.clone(), tls));
+            pools.insert(upstream.name.clone(), Arc::new(Pool::new(upstream.clone(), tls)));
         }
         let keyrings = Keyrings::load(&config).map_err(|(file, source)| StartError::Keys { file, source })?;
         let backends = CancellationToken::new();
@@ -186,17 +194,28 @@ impl Gateway {
         for (index, door) in doors.into_iter().enumerate() {
             tokio::spawn(door.serve(live.limits.listener(index), live.clone()));
         }
+        live.pools().for_each(|pool| pool.start(&live.drain));
         tokio::spawn(sweep(Arc::downgrade(&live)));
         if let Some(watch) = live.keyrings.watch() {
             tokio::spawn(watch_keys(watch, Arc::downgrade(&live)));
         }
+        let address = admin.as_ref().map(|door| door.address.clone());
+        if let Some(door) = admin {
+            let serving = door.serve(Arc::new(Desk::new(live.clone())));
+            tokio::spawn(backends.clone().run_until_cancelled_owned(serving));
+        }
         inherit::warn_of_the_rest();
-        Ok(Gateway { live, listeners, shares, backends })
+        Ok(Gateway { live, listeners, shares, admin: address, backends })
     }
 
     /// Where it listens, in the order of the configuration, and whether TLS is spoken there.
     pub fn listeners(&self) -> &[(ListenerAddress, bool)] {
         &self.listeners
+    }
+
+    /// Where the admin interface listens.
+    pub fn admin(&self) -> Option<&ListenerAddress> {
+        self.admin.as_ref()
     }
 
     pub fn config(&self) -> &Config {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
+use super::problem::Source;
 use crate::proto::fields;
 
 /// The whole configuration.
@@ -28,6 +30,10 @@ pub struct Config {
     pub backends: Vec<Backend>,
     pub log: Log,
     pub drain: Drain,
+    /// `None`: there is no admin interface.
+    pub admin: Option<Admin>,
+    /// What it was read from, for those who ask what runs.
+    pub source: Source,
 }
 
 /// `[runtime]`
@@ -192,6 +198,13 @@ pub struct ListenerTls {
     pub development: bool,
     pub client_auth: ClientAuth,
     pub versions: TlsVersions,
+}
+
+impl ListenerTls {
+    /// Whether nobody gets in without a certificate.
+    pub fn demands_certificate(&self) -> bool {
+        matches!(self.client_auth, ClientAuth::Required { .. })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -510,6 +523,14 @@ pub struct Upstream {
     pub retry_budget: u32,
     /// `health.passive`; `None` is `"off"`.
     pub passive: Option<Passive>,
+    /// `health.active`; `None` is `"off"`.
+    pub active: Option<Active>,
+    /// `health.on_unhealthy`: of the sessions of a server whose checks failed.
+    pub on_unhealthy: Fate,
+    /// Of the sessions of a server that is gone from the configuration, or of an address that its name lost.
+    pub on_removed: Fate,
+    /// How long a server that comes back takes to its whole share. `None` is `"off"`.
+    pub slow_start: Option<Duration>,
     pub connect_timeout: Duration,
     /// From the connection to the end of the answer's head.
     pub handshake_timeout: Duration,
@@ -533,6 +554,55 @@ pub struct Passive {
     pub aside_max: Duration,
 }
 
+/// `health.active`: how a server is asked whether it is well, and how often.
+#[derive(Debug, Clone)]
+pub struct Active {
+    pub kind: CheckKind,
+    /// Below the server's own path; with a query. Begins with `/`.
+    pub path: String,
+    /// `Host`; `None` is the server's own.
+    pub host: Option<String>,
+    /// Offered in a WebSocket's handshake.
+    pub subprotocol: Option<String>,
+    /// Further fields of the request.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// What an answer to plain HTTP may have; at least one.
+    pub statuses: Vec<RangeInclusive<u16>>,
+    /// From the end of a check to the next.
+    pub interval: Duration,
+    /// In percent of it.
+    pub jitter: u32,
+    /// Of a whole check.
+    pub timeout: Duration,
+    /// So many good ones in a row bring it back; at least 1.
+    pub rise: u32,
+    /// So many bad ones in a row take it out; at least 1.
+    pub fall: u32,
+    /// It gets sessions before its first check.
+    pub initially_up: bool,
+}
+
+/// What a check is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckKind {
+    /// A connection, with TLS where the server has it.
+    Tcp,
+    /// A GET that is answered with one of the statuses.
+    Http,
+    /// An opening handshake, and a ping that is answered.
+    WebSocket,
+}
+
+/// What becomes of sessions that live on a server which gets no new ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Keep,
+    /// They end over `drain.window`.
+    Drain,
+    /// They end at once.
+    Close,
+}
+
 /// `balance`: which server is next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Balance {
@@ -543,6 +613,7 @@ pub enum Balance {
     Hash(ClientBy),
 }
 
+/// One of an upstream's servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     pub address: ServerAddress,
@@ -677,4 +748,37 @@ pub enum LogLevel {
 pub struct Drain {
     /// How long sessions may take to end after SIGTERM or SIGINT.
     pub grace: Duration,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub address: ListenerAddress,
+    pub address_at: Position,
+    /// Of the file of a Unix socket.
+    pub socket_mode: u32,
+    /// `None`: whoever can connect may do everything.
+    pub token: Option<Token>,
+    /// Never on a Unix socket. With `client_auth`, a client certificate is always required.
+    pub tls: Option<ListenerTls>,
+    /// Names by which it may be asked for, beside `localhost` and IP addresses.
+    pub hosts: Vec<String>,
+}
+
+/// What who asks must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Token {
+    Written(Secret),
+    /// Read anew with each request.
+    File(PathBuf, Position),
+}
+
+/// A text that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hidden")
+    }
 }

@@ -20,7 +20,7 @@ use crate::drain::Drain;
 use crate::limits::throttle::Throttle;
 use crate::limits::{Asking, ListenerEntry, Pending, Permit, Permits, Place};
 use crate::live::Live;
-use crate::observe::log::{self, About, Refused};
+use crate::observe::log::{self, Refused};
 use crate::policy::client::{self, Client, ClientKey};
 use crate::policy::decide::{Decision, Denied, Offered, Plan, Visitor, decide};
 use crate::policy::keys;
@@ -29,7 +29,7 @@ use crate::proto::fields::{self, Passed};
 use crate::proto::refusal::Refusal;
 use crate::proto::trace::Trace;
 use crate::proto::{handshake, plain};
-use crate::relay::registry::Entry;
+use crate::relay::registry::{About, Entry};
 use crate::relay::session::Opened;
 use crate::relay::{Session, Stream, farewell};
 use crate::upstream::body::Answer as Answered;
@@ -73,8 +73,7 @@ pub struct Agreed {
     permits: Permits,
     /// With the server.
     server_permit: Permit,
-    order: Entry,
-    about: About,
+    entry: Entry,
 }
 
 impl Handover {
@@ -93,12 +92,12 @@ impl Handover {
 impl Agreed {
     /// Not an `async fn`: what goes into the session is not to be kept beside it for as long as it lives.
     fn run(self, client: Opened<Stream>, place: Place) -> impl Future<Output = ()> {
-        let Agreed { upstream, route, deflate, throttle, permits, server_permit, order, about } = self;
-        let mut session = Session::new(client, upstream, route.relay.clone(), deflate, throttle, order);
+        let Agreed { upstream, route, deflate, throttle, permits, server_permit, entry } = self;
+        let mut session = Session::new(client, upstream, route.relay.clone(), deflate, throttle, entry);
         async move {
-            log::session_opened(&about);
+            log::session_opened(session.living());
             let end = session.run().await;
-            log::session_ended(&about, &end);
+            log::session_ended(session.living(), &end);
             drop((permits, server_permit, place));
         }
     }
@@ -221,7 +220,8 @@ async fn websocket(
     let request = upstream_request(parts, plan, &arrival.visitor, &offered, &marks.trace);
     let uri = request.uri().clone();
     let (chosen, answer) = tries::dial(pool, key, request, |server| target(plan.route, server, &uri)).await?;
-    let Chosen { server, permit: server_permit, .. } = chosen;
+    let Chosen { member, permit: server_permit } = chosen;
+    let server = &member.server;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
     let (mut parts, opened) = match answer {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
@@ -238,19 +238,20 @@ async fn websocket(
         parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(fallback));
     }
     let throttle = limits.throttle(keys.as_slice());
-    let order = live.drain.sessions().enter(plan.key.as_ref().map(|key| key.grant.clone()));
+    let sessions = live.drain.sessions();
+    let listener = arrival.visitor.listener.address.to_string();
     let about = About {
-        id: order.id(),
-        route: plan.route.name.as_str().into(),
+        way: sessions.way(&listener, &plan.route.name, &plan.upstream.name, &server.text),
         client: plan.client.address,
-        upstream: server.text.as_str().into(),
-        key: plan.key.as_ref().map(|key| key.name.clone()),
+        secure: arrival.visitor.secure,
+        key: plan.key.clone(),
         trace: marks.trace.clone(),
         leaves: marks.leaves,
     };
+    let entry = sessions.enter(about);
     let route = plan.route.clone();
     let deflate = agreement.deflate;
-    let agreed = Agreed { upstream: opened, route, deflate, throttle, permits, server_permit, order, about };
+    let agreed = Agreed { upstream: opened, route, deflate, throttle, permits, server_permit, entry };
     // The extensions of the upstream's head carry the spelling of its field names to the client.
     Ok((Response::from_parts(parts, Either::Left(Full::default())), agreed))
 }

@@ -38,7 +38,8 @@ pub async fn pass(
     let (uri, patience) = (request.uri().clone(), passage.rules.request_timeout);
     let (chosen, result) =
         tries::send(pool, key, request, |server| target(passage.route, server, &uri), patience).await?;
-    let Chosen { server, permit, .. } = chosen;
+    let Chosen { member, permit } = chosen;
+    let server = &member.server;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
     let mut response = result.map_err(|error| match course.ended() {
         Some(End::Silent) => Refusal::BodyTimeout.into(),

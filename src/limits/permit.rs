@@ -22,8 +22,13 @@ impl Gauge {
 
     /// Takes a place; never one too many, however many try at once.
     pub fn enter(self: &Arc<Self>) -> Option<Permit> {
+        self.enter_below(self.max)
+    }
+
+    /// [`enter`](Self::enter), with another limit than its own.
+    pub fn enter_below(self: &Arc<Self>, max: usize) -> Option<Permit> {
         self.taken
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| (taken < self.max).then_some(taken + 1))
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| (taken < max).then_some(taken + 1))
             .ok()
             .map(|_| Permit(self.clone()))
     }

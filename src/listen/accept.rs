@@ -34,7 +34,7 @@ pub enum Socket {
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<(Stream, Address)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, Address)> {
         match self {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;

@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::accept::Socket;
 use super::inherit;
-use super::unix::UnixSocket;
+use super::unix::{self, UnixSocket};
 use crate::config::model::{Listener, ListenerAddress};
 use crate::socket;
 
@@ -47,7 +47,7 @@ pub fn open(listener: &Listener) -> io::Result<Open> {
         ListenerAddress::Unix(path) => {
             let (socket, sharing) = match inherit::unix(path) {
                 Some(socket) => (UnixSocket::handed(UnixListener::from_std(socket)?), Sharing::Handed),
-                None => (UnixSocket::listen(path)?, Sharing::Alone),
+                None => (UnixSocket::listen(path, unix::MODE)?, Sharing::Alone),
             };
             Ok(Open { socket: Socket::Unix(socket), address: listener.address.clone(), sharing })
         }

@@ -11,8 +11,8 @@ use tokio::net::UnixListener;
 
 use crate::socket::BACKLOG;
 
-/// Owner and group may connect. A proxy that runs as another user joins the group.
-const MODE: u32 = 0o660;
+/// Of listeners for clients: owner and group may connect. A proxy that runs as another user joins the group.
+pub const MODE: u32 = 0o660;
 
 /// A socket with its file, which goes with it.
 #[derive(Debug)]
@@ -30,11 +30,11 @@ struct SocketFile {
 }
 
 impl UnixSocket {
-    /// Listens at `path`. A socket that nobody listens on any more, left by a crash, is removed first.
+    /// Listens at `path`, a file of that mode. A socket that nobody listens on any more, left by a crash, is removed first.
     ///
     /// # Errors
     /// Those of the system; [`io::ErrorKind::AddrInUse`] when somebody listens there or the file is no socket.
-    pub fn listen(path: &Path) -> io::Result<UnixSocket> {
+    pub fn listen(path: &Path, mode: u32) -> io::Result<UnixSocket> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         let address = SockAddr::unix(path)?;
         match socket.bind(&address) {
@@ -48,7 +48,7 @@ impl UnixSocket {
         let metadata = fs::symlink_metadata(path)?;
         let file = SocketFile { path: path.to_owned(), id: (metadata.dev(), metadata.ino()) };
         // Nobody can connect before it listens.
-        fs::set_permissions(path, Permissions::from_mode(MODE))?;
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
         socket.listen(BACKLOG.cast_signed())?;
         socket.set_nonblocking(true)?;
         Ok(UnixSocket { listener: UnixListener::from_std(socket.into())?, _file: Some(file) })

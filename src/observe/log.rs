@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,6 +16,7 @@ use super::writer::{Lines, Target};
 use crate::config::model::{AccessLog, Log, LogFormat, LogLevel};
 use crate::policy::client::Address;
 use crate::proto::trace::Trace;
+use crate::relay::registry::Living;
 use crate::relay::{Cause, End};
 
 /// Where the lines of this process go.
@@ -86,21 +87,6 @@ pub fn rotation() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// What is known of a session besides its end.
-#[derive(Debug)]
-pub struct About {
-    pub id: u64,
-    pub route: Box<str>,
-    pub client: Address,
-    /// The server as the configuration names it.
-    pub upstream: Box<str>,
-    /// The name of the API key that let it in.
-    pub key: Option<Arc<str>>,
-    /// Of its opening handshake.
-    pub trace: Trace,
-    pub leaves: Leaves,
-}
-
 /// Which lines a request or a session leaves, as `log.access` and `log.sample` decide when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leaves {
@@ -122,24 +108,50 @@ impl Leaves {
 }
 
 /// The record of a session that begins.
-pub fn session_opened(about: &About) {
+pub fn session_opened(living: &Living) {
+    let about = &living.about;
     if !(about.leaves.access.opened && about.leaves.sampled) {
         return;
     }
     tracing::info!(
-        session = about.id,
-        route = &*about.route,
+        session = living.id,
+        route = &*about.way.route,
         client = %about.client,
-        upstream = &*about.upstream,
-        key = about.key.as_deref(),
+        upstream = &*about.way.server,
+        key = about.key.as_ref().map(|key| &*key.name),
         request = %about.trace.request,
         trace = about.trace.id().map(tracing::field::display),
         "session opened"
     );
 }
 
+/// The record of a session that goes on.
+pub fn session_lives(living: &Living) {
+    let about = &living.about;
+    if !about.leaves.sampled {
+        return;
+    }
+    let flow = living.flow();
+    tracing::info!(
+        session = living.id,
+        route = &*about.way.route,
+        client = %about.client,
+        upstream = &*about.way.server,
+        key = about.key.as_ref().map(|key| &*key.name),
+        messages_from_client = flow.from_client.messages,
+        bytes_from_client = flow.from_client.bytes,
+        messages_from_upstream = flow.from_upstream.messages,
+        bytes_from_upstream = flow.from_upstream.bytes,
+        duration_ms = millis(living.opened.elapsed()),
+        request = %about.trace.request,
+        trace = about.trace.id().map(tracing::field::display),
+        "session lives"
+    );
+}
+
 /// The record of an ended session.
-pub fn session_ended(about: &About, end: &End) {
+pub fn session_ended(living: &Living, end: &End) {
+    let about = &living.about;
     if !(about.leaves.access.ended && (about.leaves.sampled || is_trouble(end.cause))) {
         return;
     }
@@ -148,11 +160,11 @@ pub fn session_ended(about: &About, end: &End) {
         cause = end.cause.label(),
         side = end.side.label(),
         detail = (!detail.is_empty()).then_some(detail.as_str()),
-        session = about.id,
-        route = &*about.route,
+        session = living.id,
+        route = &*about.way.route,
         client = %about.client,
-        upstream = &*about.upstream,
-        key = about.key.as_deref(),
+        upstream = &*about.way.server,
+        key = about.key.as_ref().map(|key| &*key.name),
         close_to_client = end.client.sent,
         close_from_client = end.client.received,
         close_to_upstream = end.upstream.sent,
@@ -300,7 +312,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 ///
 /// The human format escapes what cannot be printed, JSON has no need to: the controls from U+007F to U+009F and the marks
 /// that turn the direction of writing would reach the reader's terminal.
-fn shortened(text: &str) -> String {
+pub fn shortened(text: &str) -> String {
     const CHARACTERS: usize = 200;
     let mut short: String = text.chars().take(CHARACTERS).map(|c| if deceives(c) { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(CHARACTERS).is_some() {

@@ -191,7 +191,7 @@ fn listener_tls(mut table: Reader<'_, '_>, source: &Source) -> Option<ListenerTl
 }
 
 /// Which key of `tls` stands at a position.
-fn key_at(tls: &ListenerTls, at: Position) -> String {
+pub(super) fn key_at(tls: &ListenerTls, at: Position) -> String {
     for (index, files) in tls.certificates.iter().enumerate() {
         let pair = if index == 0 { String::new() } else { format!(".certificates[{index}]") };
         if files.certificate_at == at {
