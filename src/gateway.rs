@@ -31,6 +31,7 @@ use crate::listen::tls::{self, TlsError};
 use crate::live::Live;
 use crate::notify;
 use crate::observe::log::{self, Refused};
+use crate::observe::progress;
 use crate::policy::access;
 use crate::policy::client::{Address, Peer};
 use crate::relay::Stream;
@@ -118,6 +119,8 @@ pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let _ = io::stdout().flush();
     notify::ready();
     let sessions = gateway.live.drain.sessions().clone();
+    let every = gateway.config().log.progress;
+    tokio::spawn(progress::write(sessions.clone(), move || every));
     tokio::spawn(notify::keep_telling(move || format!("{} sessions", sessions.len())));
     let signal = signals.next().await;
     notify::stopping();

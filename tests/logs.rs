@@ -348,6 +348,22 @@ fn a_sample_takes_whole_sessions() {
 }
 
 #[test]
+fn a_session_that_lives_says_so() {
+    let (gateway, _) = start("format = \"json\"\naccess = []\nprogress = \"200ms\"");
+    let mut peer = Peer::open(gateway.address(), "/open");
+    peer.write(&masked(TEXT, b"hello"));
+    let lives = || {
+        let all = records(&gateway.output());
+        all.into_iter().filter(|record| record["message"] == "session lives").collect::<Vec<_>>()
+    };
+    eventually("three lines that know of its message", || {
+        lives().iter().filter(|record| record["bytes_from_client"] == 5 && record["messages_from_client"] == 1).count()
+            >= 3
+    });
+    assert!(lives().iter().all(|record| record["session"] == 1 && record["route"] == "app"));
+}
+
+#[test]
 fn request_ids_of_trusted_proxies_count() {
     let (gateway, seen) = start("format = \"json\"");
     let id = "7c9e6679-7425-40de-944b-e07fc1f90ae7";

@@ -41,7 +41,7 @@ pub fn about(registry: &Registry) -> About {
         client: Address::Local,
         secure: false,
         key: None,
-        trace: Trace::of(&http::HeaderMap::new(), false, None, [1; 32]),
+        trace: Trace::of(&::http::HeaderMap::new(), false, None, [1; 32]),
         leaves: Leaves::of(&Log::default(), 0),
     }
 }
