@@ -3,6 +3,8 @@
 //! Exit codes: 0 fine, 1 a bad configuration or a start that failed, 2 wrong usage (clap's), 3 what `explain` was asked
 //! about would be refused, or what `diff` compared differs.
 
+mod ctl;
+
 use std::error::Error;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -12,9 +14,10 @@ use std::thread::available_parallelism;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use ctl::CtlArgs;
 use tidegate::config::diff::{self, Diff};
-use tidegate::config::model::{Log, LogFormat, LogLevel};
-use tidegate::config::{self, Loaded, Problems};
+use tidegate::config::model::Log;
+use tidegate::config::{self, Inspect, Loaded, Problems};
 use tidegate::explain::{Question, Verdict};
 use tidegate::gateway::inspect::inspect;
 use tidegate::{backend, gateway, listen, observe};
@@ -51,6 +54,8 @@ enum Command {
     Explain(ExplainArgs),
     /// Say what a reload would change that puts NEW in the place of OLD (exit code 3 when that is anything)
     Diff(DiffArgs),
+    /// Ask a running gateway about its sessions, close them, drain it, reload it (needs [admin] in its configuration)
+    Ctl(CtlArgs),
     /// Run one embedded WebSocket server as a process of its own
     Backend(BackendArgs),
     /// Make a self-signed certificate for development, valid for 397 days; prints the paths of certificate and key
@@ -172,6 +177,7 @@ pub fn main() -> ExitCode {
         None => run(&cli.run),
         Some(Command::Run(args)) => run(&args),
         Some(Command::Check(args)) => check(&args),
+        Some(Command::Ctl(args)) => ctl::run(&args),
         Some(Command::Backend(args)) => serve_backend(&args),
         Some(Command::Cert(args)) => make_certificate(&args),
         Some(Command::Completions { shell }) => completions(shell),
@@ -188,9 +194,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &ConfigArg) -> Result<(), Failure> {
+    listen::inherit::take_over()?;
     let loaded = load(args)?;
     print_warnings(&loaded);
-    observe::log::init(&loaded.config.log);
+    observe::log::init(&loaded.config.log)?;
     let runtime = match loaded.config.runtime.workers.map_or_else(available_parallelism, Ok)?.get() {
         // Nobody to steal from: the plain scheduler costs less.
         1 => Builder::new_current_thread(),
@@ -202,7 +209,9 @@ fn run(args: &ConfigArg) -> Result<(), Failure> {
     }
     .enable_all()
     .build()?;
-    Ok(runtime.block_on(gateway::run(loaded))?)
+    let result = runtime.block_on(gateway::run(loaded));
+    observe::log::flush();
+    Ok(result?)
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
@@ -257,16 +266,18 @@ fn serve_backend(args: &BackendArgs) -> Result<(), Failure> {
         Kind::Clock => "clock",
         Kind::Chat => "chat",
     });
-    observe::log::init(&Log { format: LogFormat::Human, level: LogLevel::Info });
+    observe::log::init(&Log::default())?;
     let runtime = Runtime::new()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let address = args.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| Listen { address, source })?;
         print(&format!("listening on ws://{}\n", listener.local_addr()?))?;
         let stop = CancellationToken::new();
         tokio::spawn(stop_on_signal(stop.clone())?);
         Ok(backend::run(kind, listener, stop).await?)
-    })
+    });
+    observe::log::flush();
+    result
 }
 
 /// Cancels on SIGINT or SIGTERM.
@@ -294,16 +305,20 @@ fn completions(shell: Shell) -> Result<(), Failure> {
 }
 
 fn load(args: &ConfigArg) -> Result<Loaded, Problems> {
+    load_with(args, &inspect)
+}
+
+fn load_with(args: &ConfigArg, inspect: &Inspect<'_>) -> Result<Loaded, Problems> {
     let default = Path::new(CONFIG_FILE);
     match &args.config {
-        Some(path) => config::load(path, &inspect),
+        Some(path) => config::load(path, inspect),
         // Only what is not there at all: a file that cannot be read must be told.
         None if default.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
             eprintln!("no {CONFIG_FILE} here: the built-in example runs, with its certificate in ./certs");
             let environment = |name: &str| std::env::var(name).ok();
-            config::parse_with(EXAMPLE, Path::new("built-in config.toml"), &environment, &inspect)
+            config::parse_with(EXAMPLE, Path::new("built-in config.toml"), &environment, inspect)
         }
-        None => config::load(default, &inspect),
+        None => config::load(default, inspect),
     }
 }
 

@@ -29,9 +29,12 @@ use crate::config::model::ListenerAddress;
 use crate::config::{Loaded, show};
 use crate::keyring::BadFile;
 use crate::limits::Taken;
-use crate::listen::accept::Socket;
+use crate::listen::inherit;
+use crate::listen::open::{Open, Sharing};
 use crate::listen::tls::TlsError;
 use crate::live::{Current, Door, Live};
+use crate::notify;
+use crate::observe::{log, progress};
 use build::Built;
 use reload::Running;
 
@@ -39,6 +42,11 @@ pub use reload::{ReloadError, Reloaded, Reloads};
 
 /// How often limits forget clients that are gone.
 const SWEEP: Duration = Duration::from_secs(10);
+
+/// How long clients that were accepted before another process took over may take to be answered.
+const SETTLE: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const SETTLED: Duration = Duration::from_millis(50);
 
 /// A running gateway.
 #[derive(Debug)]
@@ -105,6 +113,7 @@ fn hint(error: &io::Error) -> &'static str {
 /// When it cannot start; see [`StartError`].
 pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
+    tokio::spawn(log::rotation().map_err(StartError::Signals)?);
     let gateway = Gateway::start(loaded).await?;
     let live = gateway.current();
     let bound: Vec<_> = live.doors.iter().map(|door| door.address.clone()).collect();
@@ -113,6 +122,12 @@ pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     drop(live);
     // A closed standard output is no reason not to serve.
     let _ = io::stdout().flush();
+    notify::ready();
+    let sessions = gateway.current().drain.sessions().clone();
+    let every = gateway.current().config.log.progress;
+    tokio::spawn(progress::write(sessions.clone(), move || every));
+    let open = sessions.clone();
+    tokio::spawn(notify::keep_telling(move || format!("{} sessions", open.len())));
     let signal = loop {
         match signals.next().await {
             // Beside the wait for signals: whoever wants to stop need not wait for slow files.
@@ -120,8 +135,8 @@ pub async fn run(loaded: Loaded) -> Result<(), StartError> {
             signal => break signal,
         }
     };
-    let sessions = gateway.current().drain.sessions().len();
-    tracing::info!(signal, sessions, "stopping; a second signal ends at once");
+    notify::stopping();
+    tracing::info!(signal, sessions = sessions.len(), "stopping; a second signal ends at once");
     tokio::select! {
         cut = gateway.stop() => {
             if cut > 0 {
@@ -210,6 +225,7 @@ impl Gateway {
             let serving = door.serve(Arc::new(Desk::new(current)));
             tokio::spawn(backends.run_until_cancelled_owned(serving));
         }
+        inherit::warn_of_the_rest();
         tokio::spawn(sweep(Arc::downgrade(&gateway)));
         tokio::spawn(watch::keys(Arc::downgrade(&gateway)));
         tokio::spawn(watch::files(Arc::downgrade(&gateway)));
@@ -246,14 +262,32 @@ impl Gateway {
     /// Returns how many sessions had to be cut.
     pub async fn stop(&self) -> usize {
         let live = self.current();
+        if live.doors.iter().any(|door| door.sharing != Sharing::Alone) {
+            live.drain.leave();
+            self.settle().await;
+        }
         let cut = live.drain.drain(live.config.drain.grace).await;
         self.backends.cancel();
         cut
     }
+
+    /// Waits until those who were accepted before the listeners were left to others are answered.
+    async fn settle(&self) {
+        let answered = async {
+            loop {
+                // At least once: a listener may have taken somebody just now.
+                tokio::time::sleep(SETTLED).await;
+                if self.taken().pending == 0 {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(SETTLE, answered).await;
+    }
 }
 
 /// Lets the listeners accept that were just opened.
-fn serve_all(sockets: Vec<(Arc<Door>, Socket)>, current: &Arc<Current>) {
+fn serve_all(sockets: Vec<(Arc<Door>, Open)>, current: &Arc<Current>) {
     for (door, socket) in sockets {
         tokio::spawn(door::serve(socket, door, current.clone()));
     }

@@ -16,6 +16,7 @@ use crate::config::model::{Config, Listener, ListenerAddress};
 use crate::drain::Drain;
 use crate::keyring::Keyrings;
 use crate::limits::{Limits, ListenerEntry, Taken};
+use crate::listen::open::Sharing;
 use crate::listen::tls::Served;
 use crate::observe::metrics::Metrics;
 use crate::policy::client::Identities;
@@ -26,13 +27,12 @@ use crate::upstream::tls::Trusted;
 #[derive(Debug)]
 pub struct Current(ArcSwap<Live>);
 
-/// A configuration in service. What does not depend on it (`drain`, `metrics`, `identities`) is the same in the one after it.
+/// A configuration in service. What does not depend on it (`drain`, `identities`) is the same in the one after it.
 #[derive(Debug)]
 pub struct Live {
     pub config: Config,
     pub limits: Limits,
     pub drain: Drain,
-    pub metrics: Arc<Metrics>,
     pub keyrings: Keyrings,
     pub identities: Arc<Identities>,
     /// In the order of the configuration.
@@ -52,6 +52,7 @@ pub struct Door {
     pub entry: Arc<ListenerEntry>,
     /// Where it really listens: port 0 became a port.
     pub address: ListenerAddress,
+    pub sharing: Sharing,
     pub tls: Option<Arc<Served>>,
     /// Cancelled when the listener is no more, and when the gateway stops.
     pub closed: CancellationToken,
@@ -111,6 +112,11 @@ impl Live {
             Some(Shown { at, file, names: &leaf.names, not_after: leaf.not_after })
         });
         listeners.chain(upstreams).collect()
+    }
+
+    /// What happens is told here.
+    pub fn metrics(&self) -> &Metrics {
+        self.drain.sessions().metrics()
     }
 
     /// What clients take of the limits now.

@@ -11,7 +11,7 @@ use crate::config::model::{Config, Upstream};
 use crate::drain::Drain;
 use crate::keyring::{Keyrings, Reread};
 use crate::limits::Limits;
-use crate::listen::accept::Socket;
+use crate::listen::open::Open;
 use crate::live::{Door, Live};
 use crate::upstream::Pool;
 use crate::upstream::tls::Trusted;
@@ -20,7 +20,7 @@ use crate::upstream::tls::Trusted;
 pub(super) struct Built {
     pub live: Live,
     /// Of the listeners that are new.
-    pub sockets: Vec<(Arc<Door>, Socket)>,
+    pub sockets: Vec<(Arc<Door>, Open)>,
     /// Keys that were read again.
     pub reread: Reread,
 }
@@ -30,7 +30,6 @@ impl Built {
     pub fn beside(before: Option<&Live>, config: Config, diff: &Diff) -> Result<Built, StartError> {
         let limits = before.map_or_else(|| Limits::new(&config), |before| before.limits.renew(&config));
         let drain = before.map_or_else(|| Drain::new(config.limits.held_bytes), |before| before.drain.clone());
-        let metrics = before.map(|before| before.metrics.clone()).unwrap_or_default();
         let identities = before.map(|before| before.identities.clone()).unwrap_or_default();
         let (keyrings, reread) = before
             .map_or(&Keyrings::default(), |before| &before.keyrings)
@@ -39,7 +38,7 @@ impl Built {
         let trusted = trusted(before, &config)?;
         let pools = pools(before, &config, diff, &trusted);
         let (doors, sockets) = doors(before, &config, &limits, &drain)?;
-        let live = Live { config, limits, drain, metrics, keyrings, identities, doors, pools, trusted };
+        let live = Live { config, limits, drain, keyrings, identities, doors, pools, trusted };
         Ok(Built { live, sockets, reread })
     }
 }
@@ -51,7 +50,7 @@ fn doors(
     config: &Config,
     limits: &Limits,
     drain: &Drain,
-) -> Result<(Vec<Arc<Door>>, Vec<(Arc<Door>, Socket)>), StartError> {
+) -> Result<(Vec<Arc<Door>>, Vec<(Arc<Door>, Open)>), StartError> {
     let mut known = before.map(|before| before.doors.clone()).unwrap_or_default();
     let (mut doors, mut sockets) = (Vec::new(), Vec::new());
     for (index, listener) in config.listeners.iter().enumerate() {

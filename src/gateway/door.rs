@@ -2,7 +2,6 @@
 //!
 //! The socket stays through reloads; every new connection is treated by the configuration that is in service when it comes.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,19 +9,18 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
-use crate::config::model::{Listener, ListenerAddress};
+use crate::config::model::Listener;
 use crate::http::serve::{self, Secured};
 use crate::limits::ListenerEntry;
-use crate::listen::accept::{self, Accepted, SecureError, Socket, Trouble};
+use crate::listen::accept::{self, Accepted, SecureError, Trouble};
+use crate::listen::open::{self, Open, Sharing};
 use crate::listen::proxy::{self, ProxyError};
 use crate::listen::tls::{self, Served};
-use crate::listen::unix::{self, UnixSocket};
-use crate::live::{Current, Door};
+use crate::live::{Current, Door, Live};
 use crate::observe::log::{self, Refused};
 use crate::policy::access;
 use crate::policy::client::{Address, Peer};
 use crate::relay::Stream;
-use crate::socket;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -32,7 +30,7 @@ pub(super) fn open(
     entry: Arc<ListenerEntry>,
     before: Option<&Arc<Door>>,
     closed: impl FnOnce() -> CancellationToken,
-) -> Result<(Arc<Door>, Option<Socket>), StartError> {
+) -> Result<(Arc<Door>, Option<Open>), StartError> {
     let tls = match &listener.tls {
         Some(tls) => {
             if let Some(made) = tls::ensure_development(tls)? {
@@ -43,49 +41,48 @@ pub(super) fn open(
         None => None,
     };
     let listener = Arc::new(listener.clone());
-    if let Some(Door { id, address, closed, .. }) = before.map(|door| &**door) {
-        let door = Door { id: *id, listener, entry, address: address.clone(), tls, closed: closed.clone() };
+    if let Some(before) = before {
+        let (address, closed) = (before.address.clone(), before.closed.clone());
+        let door = Door { id: before.id, listener, entry, address, sharing: before.sharing, tls, closed };
         return Ok((Arc::new(door), None));
     }
-    let (socket, address) =
-        bind(&listener.address).map_err(|source| StartError::Listen { address: listener.address.clone(), source })?;
+    let opened =
+        open::open(&listener).map_err(|source| StartError::Listen { address: listener.address.clone(), source })?;
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    Ok((Arc::new(Door { id, listener, entry, address, tls, closed: closed() }), Some(socket)))
+    let (address, sharing) = (opened.address.clone(), opened.sharing);
+    Ok((Arc::new(Door { id, listener, entry, address, sharing, tls, closed: closed() }), Some(opened)))
 }
 
 /// Accepts connections until the listener is no more.
-pub(super) async fn serve(socket: Socket, door: Arc<Door>, current: Arc<Current>) {
+pub(super) async fn serve(Open { socket, sharing, .. }: Open, door: Arc<Door>, current: Arc<Current>) {
+    let drain = current.load().drain.clone();
     let mut trouble = Trouble::default();
-    loop {
-        let place = || {
-            let live = current.load();
-            live.limits.connection(&live.latest(&door).entry)
-        };
-        let accepted = tokio::select! {
-            () = door.closed.cancelled() => return,
-            accepted = accept::next(&socket, place, &mut trouble) => accepted,
-        };
+    let place = || {
         let live = current.load();
-        let door = live.latest(&door).clone();
-        let peer = Peer::new(accepted.peer, &door.listener.trusted_proxies);
-        if access::drops(&door.listener.access, &peer) {
-            tracing::debug!(client = %peer.address, "closed a connection that `allow` and `deny` do not let in");
-            continue;
+        live.limits.connection(&live.latest(&door).entry)
+    };
+    loop {
+        tokio::select! {
+            () = door.closed.cancelled() => break,
+            () = drain.left(), if sharing != Sharing::Alone => break,
+            accepted = accept::next(&socket, place, &mut trouble) => enter(accepted, &door, &current),
         }
-        live.drain.spawn(connection(accepted, door, current.clone()));
+    }
+    if sharing == Sharing::ReusePort {
+        accept::last(socket, place, &mut trouble).into_iter().for_each(|accepted| enter(accepted, &door, &current));
     }
 }
 
-/// The socket, and the address that it really has: port 0 became a port.
-fn bind(address: &ListenerAddress) -> io::Result<(Socket, ListenerAddress)> {
-    match address {
-        ListenerAddress::Tcp(address) => {
-            let socket = socket::listen(*address)?;
-            let address = socket.local_addr()?;
-            Ok((Socket::Tcp(socket), ListenerAddress::Tcp(address)))
-        }
-        ListenerAddress::Unix(path) => Ok((Socket::Unix(UnixSocket::listen(path, unix::MODE)?), address.clone())),
+/// Treats a new connection as the configuration says that is in service now.
+fn enter(accepted: Accepted, door: &Arc<Door>, current: &Arc<Current>) {
+    let live = current.load();
+    let door = live.latest(door).clone();
+    let peer = Peer::new(accepted.peer, &door.listener.trusted_proxies);
+    if access::drops(&door.listener.access, &peer) {
+        tracing::debug!(client = %peer.address, "closed a connection that `allow` and `deny` do not let in");
+        return;
     }
+    live.drain.spawn(connection(accepted, door, current.clone()));
 }
 
 /// The PROXY header and TLS where the listener has them, then HTTP.
@@ -100,7 +97,7 @@ async fn connection(accepted: Accepted, door: Arc<Door>, current: Arc<Current>) 
         };
         match read {
             Ok(behind) => peer = behind,
-            Err(error) => return not_proxied(&error, address),
+            Err(error) => return not_proxied(&error, address, &current.load()),
         }
     }
     let secured = match (&door.tls, stream) {
@@ -112,7 +109,7 @@ async fn connection(accepted: Accepted, door: Arc<Door>, current: Arc<Current>) 
             };
             match secure {
                 Ok(stream) => Secured { stream, peer, place, pending, secure: true },
-                Err(error) => return not_secured(&error, peer.address),
+                Err(error) => return not_secured(&error, peer.address, &current.load()),
             }
         }
         // A Unix socket has no TLS.
@@ -122,7 +119,8 @@ async fn connection(accepted: Accepted, door: Arc<Door>, current: Arc<Current>) 
 }
 
 /// Only a proxy of ours gets here or somebody who goes around it; balancers that look whether we live come all the time.
-fn not_proxied(error: &ProxyError, address: Address) {
+fn not_proxied(error: &ProxyError, address: Address, live: &Live) {
+    live.metrics().turned_away(error.label());
     match error {
         ProxyError::Nothing => tracing::debug!(client = %address, "closed: {error}"),
         _ => tracing::info!(reason = error.label(), client = %address, detail = %error, "closed before a request"),
@@ -130,7 +128,8 @@ fn not_proxied(error: &ProxyError, address: Address) {
 }
 
 /// Plain HTTP is somebody's mistake and was answered; garbage and silence come in swarms from scanners.
-fn not_secured(error: &SecureError, address: Address) {
+fn not_secured(error: &SecureError, address: Address, live: &Live) {
+    live.metrics().turned_away(error.label());
     match error {
         SecureError::PlainHttp => log::refused(&Refused {
             reason: "plain_http",

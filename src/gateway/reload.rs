@@ -15,6 +15,7 @@ use super::{Gateway, StartError, serve_all};
 use crate::config::diff::{Change, Diff};
 use crate::config::{self, Loaded, Problem, Problems, show};
 use crate::live::Live;
+use crate::notify;
 use crate::observe::log;
 use crate::relay::Cause;
 use crate::relay::registry::Selector;
@@ -104,9 +105,10 @@ impl Gateway {
     /// Whatever is wrong: nothing has changed then.
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
         let mut running = self.running.lock().await;
-        // A service manager that wants to know that a reload is under way is to be told here, and behind `note`.
+        notify::reloading();
         let result = self.try_reload(&mut running).await;
         self.note(&result);
+        notify::ready();
         result
     }
 
