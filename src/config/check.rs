@@ -22,13 +22,13 @@ use std::sync::Arc;
 
 use super::Inspect;
 use super::model::{
-    Admin, Backend, BackendKind, ClientBy, Config, Dns, Drain, Listener, ListenerAddress, Log, LogFormat, LogLevel,
-    Position, Runtime, ServerAddress, Upstream,
+    AccessLog, Admin, Backend, BackendKind, ClientBy, Config, Dns, Drain, Listener, ListenerAddress, Log, LogFormat,
+    LogLevel, Position, Reload, Runtime, ServerAddress, TraceParent, Upstream,
 };
 use super::problem::{Problem, Problems, Source};
 use super::read::{Findings, Reader};
 use super::tree::{Node, Tree, Value};
-use super::value::{self, Parsed, Wrong, number, one_of, string};
+use super::value::{self, Parsed, Wrong, boolean, number, one_of, string};
 use admin::{admin, nobody_routes_there};
 use limits::limits;
 use listener::listener;
@@ -77,8 +77,9 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
         .collect();
     let routes = some_of(&mut root, "route", |table| route(table, &upstreams, source, limits.as_ref()));
     let dns = root.table("dns").and_then(dns);
-    let log = root.table("log").and_then(log);
+    let log = root.table("log").and_then(|table| log(table, source));
     let drain = root.table("drain").and_then(drain);
+    let reload = root.table("reload").and_then(reload);
     let admin_at = root.written("admin");
     let admin = root.table("admin").map(|table| admin(table, source));
 
@@ -100,6 +101,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
         backends: values(backends)?,
         log: log?,
         drain: drain?,
+        reload: reload?,
         admin: if admin_at.is_some() { Some(admin?.value?) } else { None },
         source: source.clone(),
     })
@@ -190,7 +192,14 @@ fn dns(mut table: Reader<'_, '_>) -> Option<Dns> {
     Some(Dns { servers: all(servers?)?, ttl_min: ttl_min?, ttl_max: ttl_max?.max(ttl_min?) })
 }
 
-fn log(mut table: Reader<'_, '_>) -> Option<Log> {
+fn log(mut table: Reader<'_, '_>, source: &Source) -> Option<Log> {
+    /// A line of the access log.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Left {
+        Requests,
+        Opened,
+        Ended,
+    }
     let format = table.value("format", one_of(&[("human", LogFormat::Human), ("json", LogFormat::Json)]));
     let level = table.value(
         "level",
@@ -202,14 +211,40 @@ fn log(mut table: Reader<'_, '_>) -> Option<Log> {
             ("trace", LogLevel::Trace),
         ]),
     );
+    let file = table.value("file", file(source));
+    let lines = one_of(&[("requests", Left::Requests), ("opened", Left::Opened), ("ended", Left::Ended)]);
+    let access = table.list("access", lines);
+    let sample = table.value("sample", number(0..=100));
+    let progress = table.value("progress", value::or_off(string(value::duration)));
+    let traceparent = table.value("traceparent", one_of(&[("begin", TraceParent::Begin), ("pass", TraceParent::Pass)]));
     table.finish();
-    Some(Log { format: format?, level: level? })
+    let access = all(access?)?;
+    let leaves = |line| access.contains(&line);
+    Some(Log {
+        format: format?,
+        level: level?,
+        file: file.map(|(path, _)| path),
+        access: AccessLog {
+            requests: leaves(Left::Requests),
+            opened: leaves(Left::Opened),
+            ended: leaves(Left::Ended),
+        },
+        sample: sample? as u32,
+        progress: progress?,
+        traceparent: traceparent?,
+    })
 }
 
 fn drain(mut table: Reader<'_, '_>) -> Option<Drain> {
     let grace = table.value("grace", string(value::duration_or_zero));
     table.finish();
     Some(Drain { grace: grace? })
+}
+
+fn reload(mut table: Reader<'_, '_>) -> Option<Reload> {
+    let watch = table.value("watch", boolean);
+    table.finish();
+    Some(Reload { watch: watch? })
 }
 
 // What one table cannot know alone.

@@ -31,10 +31,37 @@ pub struct Config {
     pub backends: Vec<Backend>,
     pub log: Log,
     pub drain: Drain,
+    pub reload: Reload,
     /// `None`: there is no admin interface.
     pub admin: Option<Admin>,
     /// What it was read from, for those who ask what runs.
     pub source: Source,
+}
+
+impl Config {
+    /// Every file of certificates, keys and authorities that it names.
+    pub fn certificate_files(&self) -> impl Iterator<Item = PathBuf> {
+        let pair = |files: &CertificateFiles| [files.certificate.clone(), files.key.clone()];
+        let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(move |tls| {
+            let ca = match &tls.client_auth {
+                ClientAuth::Off => None,
+                ClientAuth::Optional { ca, .. } | ClientAuth::Required { ca, .. } => Some(ca.clone()),
+            };
+            tls.certificates.iter().flat_map(pair).chain(ca)
+        });
+        let upstreams = self.upstreams.values().flat_map(move |upstream| {
+            let UpstreamTls { ca, client, .. } = &upstream.tls;
+            client.iter().flat_map(pair).chain(ca.iter().map(|(ca, _)| ca.clone()))
+        });
+        listeners.chain(upstreams)
+    }
+}
+
+/// `[reload]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reload {
+    /// Also when a file changes.
+    pub watch: bool,
 }
 
 /// `[runtime]`
@@ -116,6 +143,8 @@ pub struct Position {
 pub struct Listener {
     pub address: ListenerAddress,
     pub address_at: Position,
+    /// Other processes of ours may listen there, too. Never on a Unix socket.
+    pub reuse_port: bool,
     /// Never on a Unix socket.
     pub tls: Option<ListenerTls>,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and PROXY headers count.
@@ -264,8 +293,7 @@ pub struct Route {
     pub response_headers: FieldEdits,
     /// The Host to send upstream; `None` passes the client's.
     pub host_header: Option<String>,
-    /// Shared with the sessions.
-    pub relay: Arc<RelayRules>,
+    pub relay: RelayRules,
     pub refuse: Refuse,
     pub client: ClientBy,
     pub access: Access,
@@ -709,6 +737,46 @@ impl BackendKind {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
+    /// `None` is standard error.
+    pub file: Option<PathBuf>,
+    pub access: AccessLog,
+    /// Of 100 requests or sessions on which all goes well, so many leave their lines.
+    pub sample: u32,
+    /// How often a living session leaves a line. `None` is `"off"`.
+    pub progress: Option<Duration>,
+    pub traceparent: TraceParent,
+}
+
+/// For commands that read no configuration.
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            format: LogFormat::Human,
+            level: LogLevel::Info,
+            file: None,
+            access: AccessLog { requests: true, opened: true, ended: true },
+            sample: 100,
+            progress: None,
+            traceparent: TraceParent::Begin,
+        }
+    }
+}
+
+/// `log.access`: what leaves a line, beside refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccessLog {
+    pub requests: bool,
+    pub opened: bool,
+    pub ended: bool,
+}
+
+/// What becomes of a request that belongs to no trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceParent {
+    /// One begins here.
+    Begin,
+    /// It goes on without.
+    Pass,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

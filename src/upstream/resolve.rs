@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
@@ -22,6 +22,7 @@ use hickory_resolver::{Hosts, lookup::Lookup, system_conf};
 use tokio::net::lookup_host;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Pool;
 use crate::config::model::{Dns, Server, ServerAddress};
@@ -54,9 +55,14 @@ pub(super) fn is_name(host: &str) -> bool {
     host.parse::<IpAddr>().is_err() && !local(host)
 }
 
-/// Keeps the names of `pools` resolved for as long as the pools live. Returns when each was looked up once, or is late:
-/// it has no members then, and connections to it are refused until it has.
-pub async fn keep(dns: &Dns, pools: impl Iterator<Item = &Arc<Pool>>) {
+/// The names that are kept resolved, until this is dropped.
+#[derive(Debug, Default)]
+pub struct Names(#[allow(dead_code, reason = "held for its drop")] Vec<AbortOnDropHandle<()>>);
+
+/// Keeps the names of `pools` resolved. Returns when each of which nothing is known was looked up once, or is late:
+/// connections to it are refused until it leads somewhere.
+pub async fn keep(dns: &Dns, pools: impl Iterator<Item = &Arc<Pool>>) -> Names {
+    let mut names = Vec::new();
     let dns = Arc::new(dns.clone());
     // Nothing is ever sent: it ends with the last sender.
     let (first, mut looked_up) = channel::<Infallible>(1);
@@ -66,7 +72,9 @@ pub async fn keep(dns: &Dns, pools: impl Iterator<Item = &Arc<Pool>>) {
                 && is_name(host)
             {
                 let name = Resolved::new(server, host, *port, pool);
-                tokio::spawn(name.keep(dns.clone(), Arc::downgrade(pool), first.clone()));
+                let first = name.is_unknown().then(|| first.clone());
+                let task = tokio::spawn(name.keep(dns.clone(), pool.clone(), first));
+                names.push(AbortOnDropHandle::new(task));
             }
         }
     }
@@ -74,6 +82,7 @@ pub async fn keep(dns: &Dns, pools: impl Iterator<Item = &Arc<Pool>>) {
     if timeout(FIRST, looked_up.recv()).await.is_err() {
         tracing::warn!("names of servers are still being looked up; serving without them");
     }
+    Names(names)
 }
 
 /// The name of one server, and where it leads as far as is known.
@@ -103,12 +112,14 @@ impl Resolved {
         Resolved { server: server.text.clone(), host: host.to_owned(), port, ipv4, ipv6, failures: 0 }
     }
 
-    async fn keep(mut self, dns: Arc<Dns>, pool: Weak<Pool>, first: Sender<Infallible>) {
-        let mut first = Some(first);
+    fn is_unknown(&self) -> bool {
+        self.ipv4.is_empty() && self.ipv6.is_empty()
+    }
+
+    /// `first` is dropped when it was looked up once.
+    async fn keep(mut self, dns: Arc<Dns>, pool: Arc<Pool>, mut first: Option<Sender<Infallible>>) {
         loop {
-            let found = look_up(&dns, &self.host).await;
-            let Some(pool) = pool.upgrade() else { return };
-            let wait = match found.and_then(|found| self.learn(found, &pool)) {
+            let wait = match look_up(&dns, &self.host).await.and_then(|found| self.learn(found, &pool)) {
                 Ok(valid) => {
                     if self.failures > 0 {
                         tracing::info!(upstream = self.server, "its name is resolved again");
@@ -118,7 +129,7 @@ impl Resolved {
                 }
                 Err(error) => self.failed(&error),
             };
-            drop((pool, first.take()));
+            drop(first.take());
             sleep(wait).await;
         }
     }

@@ -10,8 +10,10 @@ use std::time::Duration;
 use atomic_waker::AtomicWaker;
 use tokio::time::Instant;
 
+use crate::observe::log::Leaves;
 use crate::policy::client::Address;
 use crate::policy::keys::Key;
+use crate::proto::trace::Trace;
 use crate::relay::end::{Cause, Traffic};
 
 /// Recent rates are those of so long.
@@ -39,6 +41,9 @@ pub struct About {
     pub secure: bool,
     /// The API key that let it in. The session ends when its grant is revoked.
     pub key: Option<Key>,
+    /// Of its opening handshake.
+    pub trace: Trace,
+    pub leaves: Leaves,
 }
 
 /// A session on the list.
@@ -53,6 +58,8 @@ pub struct Living {
     pub(super) waker: AtomicWaker,
     /// It has held bytes for longest, and is to give them up.
     pub(super) make_room: AtomicBool,
+    /// Its route may hold it to other terms now.
+    pub(super) renew: AtomicBool,
     /// What it holds.
     pub(super) held: AtomicUsize,
     /// Since when it has held some, in milliseconds from the beginning of the registry.
@@ -110,6 +117,7 @@ impl Living {
             order: AtomicU32::new(0),
             waker: AtomicWaker::new(),
             make_room: AtomicBool::new(false),
+            renew: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             since: AtomicU64::new(0),
             from_client: Counter::default(),
