@@ -180,7 +180,7 @@ impl Gateway {
         for (index, door) in doors.into_iter().enumerate() {
             tokio::spawn(door.serve(live.limits.listener(index), live.clone()));
         }
-        live.pools().for_each(|pool| pool.start(&live.drain));
+        live.pools().for_each(|pool| pool.start(&live.drain, &live.config.drain));
         tokio::spawn(sweep(Arc::downgrade(&live)));
         if let Some(watch) = live.keyrings.watch() {
             tokio::spawn(watch_keys(watch, Arc::downgrade(&live)));

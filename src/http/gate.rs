@@ -231,11 +231,16 @@ async fn websocket(
     let listener = arrival.visitor.listener.address.to_string();
     let about = About {
         way: sessions.way(&listener, &plan.route.name, &plan.upstream.name, &server.text),
+        member: member.id(),
         client: plan.client.address,
         secure: arrival.visitor.secure,
         key: plan.key.clone(),
     };
     let entry = sessions.enter(about);
+    // Read when it is on the list: whoever ends the sessions of a server finds this one, or is seen here.
+    if let Some(cause) = pool.ends(&member) {
+        entry.living().end(cause);
+    }
     let route = plan.route.clone();
     let deflate = agreement.deflate;
     let agreed = Agreed { upstream: opened, route, deflate, throttle, permits, server_permit, entry };
