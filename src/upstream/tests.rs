@@ -5,8 +5,8 @@ use std::thread;
 use super::member::Condition;
 use super::*;
 use crate::config;
-use crate::policy::client::Address;
 use crate::relay::registry::About;
+use crate::relay::registry::tests::about;
 
 const THREADS: usize = 8;
 
@@ -294,7 +294,7 @@ async fn sessions_of_servers_that_go_end_by_rule() {
         let sessions = drain.sessions();
         let enter = |chosen: &Chosen| {
             let way = sessions.way("listener", "route", "app", &chosen.member.server.text);
-            let about = About { way, member: chosen.member.id(), client: Address::Local, secure: false, key: None };
+            let about = About { way, member: chosen.member.id(), ..about(sessions) };
             let entry = sessions.enter(about);
             if let Some(cause) = pool.ends(&chosen.member) {
                 entry.living().end(cause);
