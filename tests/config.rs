@@ -738,8 +738,44 @@ fn mistakes_in_upstreams() {
                 "7:46 upstream.echo.health.passive.aside_max: less than `aside`",
             ),
             (
-                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.check = \"tcp\"",
-                "7:8 upstream.echo.health.check: not yet supported in this version",
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = \"tcp\"",
+                "7:17 upstream.echo.health.active: a string stands where a table is wanted",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"ping\" }",
+                "7:26 upstream.echo.health.active.kind: \"ping\" is not one of \"tcp\", \"http\", \"websocket\"",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", path = \"health\" }",
+                "7:41 upstream.echo.health.active.path: \"health\" is not a path",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", path = \"/a b\" }",
+                "7:41 upstream.echo.health.active.path: \"/a b\" is not a path",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", status = [\"299-200\"] }",
+                "7:44 upstream.echo.health.active.status[1]: 299-200 is no final status",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", status = [101] }",
+                "7:44 upstream.echo.health.active.status[1]: 101 is no final status",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", status = [] }",
+                "7:43 upstream.echo.health.active.status: no answer would be good",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", headers = { Host = \"a\" } }",
+                "7:55 upstream.echo.health.active.headers.Host: Host is what `host` is for",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { fall = 0 }",
+                "7:26 upstream.echo.health.active.fall: 0 is not allowed",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.on_unhealthy = \"end\"",
+                "7:23 upstream.echo.health.on_unhealthy: \"end\" is not one of \"keep\", \"drain\", \"close\"",
             ),
             (
                 "[upstream.echo]\nservers = [\"ws://a\", { weight = 2 }]",
@@ -880,6 +916,19 @@ fn warnings_are_no_problems() {
             ),
             "2:11 listener[1].address: a development certificate is believed by nobody else\n\
              8:7 upstream.echo.tls: has no effect: no server is wss://",
+        ),
+        (
+            format!("{LISTENER}{ROUTE}{UPSTREAM}health.on_unhealthy = \"close\""),
+            "7:23 upstream.echo.health.on_unhealthy: has no effect: nobody checks the servers",
+        ),
+        (
+            format!("{LISTENER}{ROUTE}{UPSTREAM}health.active = {{ path = \"/\", status = [200] }}"),
+            "7:26 upstream.echo.health.active.path: has no effect with this `kind`\n\
+             7:40 upstream.echo.health.active.status: has no effect with this `kind`",
+        ),
+        (
+            format!("{LISTENER}{ROUTE}{UPSTREAM}health.active = {{ kind = \"http\", subprotocol = \"mqtt\" }}"),
+            "7:48 upstream.echo.health.active.subprotocol: has no effect with this `kind`",
         ),
     ];
     for (text, expected) in rows {
