@@ -15,7 +15,7 @@ use std::thread::available_parallelism;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ctl::CtlArgs;
-use tidegate::config::model::{Log, LogFormat, LogLevel, Position};
+use tidegate::config::model::{Log, Position};
 use tidegate::config::{self, Files, Inspect, Loaded, Problems};
 use tidegate::explain::{Question, Verdict};
 use tidegate::keyring::Keyring;
@@ -169,9 +169,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &ConfigArg) -> Result<(), Failure> {
+    listen::inherit::take_over()?;
     let loaded = load(args)?;
     print_warnings(&loaded);
-    observe::log::init(&loaded.config.log);
+    observe::log::init(&loaded.config.log)?;
     let runtime = match loaded.config.runtime.workers.map_or_else(available_parallelism, Ok)?.get() {
         // Nobody to steal from: the plain scheduler costs less.
         1 => Builder::new_current_thread(),
@@ -183,7 +184,9 @@ fn run(args: &ConfigArg) -> Result<(), Failure> {
     }
     .enable_all()
     .build()?;
-    Ok(runtime.block_on(gateway::run(loaded))?)
+    let result = runtime.block_on(gateway::run(loaded));
+    observe::log::flush();
+    Ok(result?)
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
@@ -224,16 +227,18 @@ fn serve_backend(args: &BackendArgs) -> Result<(), Failure> {
         Kind::Clock => "clock",
         Kind::Chat => "chat",
     });
-    observe::log::init(&Log { format: LogFormat::Human, level: LogLevel::Info });
+    observe::log::init(&Log::default())?;
     let runtime = Runtime::new()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let address = args.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| Listen { address, source })?;
         print(&format!("listening on ws://{}\n", listener.local_addr()?))?;
         let stop = CancellationToken::new();
         tokio::spawn(stop_on_signal(stop.clone())?);
         Ok(backend::run(kind, listener, stop).await?)
-    })
+    });
+    observe::log::flush();
+    result
 }
 
 /// Cancels on SIGINT or SIGTERM.

@@ -115,7 +115,7 @@ impl Door {
 fn bind(admin: &Admin) -> io::Result<(Socket, ListenerAddress)> {
     match &admin.address {
         ListenerAddress::Tcp(address) => {
-            let socket = socket::listen(*address)?;
+            let socket = socket::listen(*address, false)?;
             let address = ListenerAddress::Tcp(socket.local_addr()?);
             Ok((Socket::Tcp(socket), address))
         }

@@ -276,7 +276,7 @@ impl Registry {
     }
 
     /// Those that live as their shard is reached.
-    fn each(&self) -> impl Iterator<Item = Arc<Living>> {
+    pub fn each(&self) -> impl Iterator<Item = Arc<Living>> {
         self.shards.iter().flat_map(|shard| lock(shard).living.values().cloned().collect::<Vec<_>>())
     }
 

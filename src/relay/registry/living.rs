@@ -10,8 +10,10 @@ use std::time::Duration;
 use atomic_waker::AtomicWaker;
 use tokio::time::Instant;
 
+use crate::observe::log::Leaves;
 use crate::policy::client::Address;
 use crate::policy::keys::Key;
+use crate::proto::trace::Trace;
 use crate::relay::end::{Cause, Traffic};
 
 /// Recent rates are those of so long.
@@ -39,6 +41,9 @@ pub struct About {
     pub secure: bool,
     /// The API key that let it in. The session ends when its grant is revoked.
     pub key: Option<Key>,
+    /// Of its opening handshake.
+    pub trace: Trace,
+    pub leaves: Leaves,
 }
 
 /// A session on the list.
