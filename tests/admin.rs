@@ -2,19 +2,20 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 use support::admin::{call, json};
 use support::client::{Peer, TEXT, masked, request};
+use support::eventually;
 use support::gateway::{Gateway, folder};
 use support::http::{Head, Reply, ask, status};
 use support::tls::Authority;
-use support::upstream::{Seen, agreeing};
-use support::eventually;
+use support::upstream::{Seen, agreeing, serve};
 use tidegate::admin::table::TABLE;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -171,7 +172,8 @@ fn gateway_listener(session: &Value) -> String {
 #[test]
 fn closed_sessions_are_told_why_and_others_stay() {
     let gateway = start("");
-    let mut sessions: Vec<Peer> = ["/a", "/a", "/b"].into_iter().map(|path| Peer::open(gateway.address(), path)).collect();
+    let mut sessions: Vec<Peer> =
+        ["/a", "/a", "/b"].into_iter().map(|path| Peer::open(gateway.address(), path)).collect();
     let delete = |target: &str| body(&call(gateway.admin(), &format!("DELETE /sessions{target}"), &[], ""));
     assert_eq!(delete("?route=a&dry_run=true"), json!({ "selected": 2, "dry_run": true }));
     assert_eq!(ids(&gateway, ""), [1, 2, 3]);
@@ -258,18 +260,27 @@ fn many_silent_connections_do_not_keep_others_out() {
 
 #[test]
 fn no_client_reaches_it() {
-    // The port is known before the gateway starts, so that an upstream can lead there by a name that `check` cannot see
-    // through.
-    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    // An upstream that leads there by a way that `check` cannot see: bytes are passed on as they are.
+    let admin: Arc<OnceLock<SocketAddr>> = Arc::default();
+    let behind = admin.clone();
+    let pipe = serve(move |peer| {
+        let there = TcpStream::connect(behind.get().expect("the gateway runs")).expect("it listens");
+        let (mut from, mut to) = (peer.stream().try_clone().expect("a copy"), there.try_clone().expect("a copy"));
+        std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        let (mut from, mut to) = (there, peer.stream().try_clone().expect("a copy"));
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Both);
+    });
     let (server, seen) = agreeing();
     let gateway = Gateway::start(&format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\n\
-         [[route]]\npath = \"/\"\nupstream = \"app\"\nhttp = true\n\
+         [[route]]\npath = \"/\"\nupstream = \"app\"\nhttp = true\nrequest_timeout = \"5s\"\n\
          [[route]]\nhost = \"looped.example\"\nupstream = \"looped\"\nhttp = true\n\
          request_headers = {{ remove = [\"Origin\"] }}\nhost_header = \"127.0.0.1\"\norigins = [\"any\"]\n\
-         [upstream.app]\nservers = [\"ws://{server}\"]\n[upstream.looped]\nservers = [\"ws://127.1:{port}\"]\n\
-         [admin]\naddress = \"127.0.0.1:{port}\"\n"
+         [upstream.app]\nservers = [\"ws://{server}\"]\nkeepalive = 0\n\
+         [upstream.looped]\nservers = [\"ws://{pipe}\"]\n[admin]\naddress = \"127.0.0.1:0\"\n"
     ));
+    admin.set(gateway.admin()).expect("once");
     for row in TABLE {
         let path = row.path.replace(['{', '}'], "");
         let before = seen.connections();
@@ -292,7 +303,8 @@ fn a_unix_socket_is_for_its_owner() {
     let place = folder();
     let socket = place.join("admin.sock");
     let (text, _) = configuration("");
-    let text = text.replace("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\naddress = \"unix:{}\"", socket.display()));
+    let text = text
+        .replace("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\naddress = \"unix:{}\"", socket.display()));
     let gateway = Gateway::start_in(place, &text, EXEC);
     let mode = std::fs::symlink_metadata(&socket).expect("it listens").permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
@@ -313,9 +325,8 @@ fn with_tls_a_certificate_is_demanded() {
     let (ours_ca, theirs_ca) = (ca("ours.pem", &ours), ca("theirs.pem", &theirs));
     let (certificate, key) = ours.issue(&["gateway.internal"]).write(&place, "gateway");
     let (own, own_key) = theirs.issue(&["operator"]).write(&place, "operator");
-    let (text, _) = configuration(&format!(
-        "tls = {{ certificate = {certificate:?}, key = {key:?}, client_ca = {theirs_ca:?} }}"
-    ));
+    let (text, _) =
+        configuration(&format!("tls = {{ certificate = {certificate:?}, key = {key:?}, client_ca = {theirs_ca:?} }}"));
     let gateway = Gateway::start_in(place, &text, EXEC);
     let address = format!("https://{}", gateway.admin());
     let with = ["--address", &address, "--ca", &ours_ca, "--server-name", "gateway.internal"];
@@ -350,7 +361,8 @@ fn told(gateway: &Gateway, arguments: &[&str]) -> (i32, String, String) {
 #[test]
 fn ctl_lists_closes_and_sets() {
     let gateway = start("");
-    let mut sessions: Vec<Peer> = ["/a", "/b", "/b"].into_iter().map(|path| Peer::open(gateway.address(), path)).collect();
+    let mut sessions: Vec<Peer> =
+        ["/a", "/b", "/b"].into_iter().map(|path| Peer::open(gateway.address(), path)).collect();
     let (code, out, _) = told(&gateway, &["sessions"]);
     assert_eq!(code, 0);
     assert!(out.starts_with("ID  ROUTE  CLIENT") && out.ends_with("\n3 sessions\n"), "{out}");

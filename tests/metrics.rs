@@ -60,7 +60,9 @@ fn the_exposition_is_well_formed_in_both_formats() {
     let found = wait_for(&gateway, "tidegate_messages_total", &[("from", "upstream")], 1.0);
     let labels = &found.0["tidegate_messages_total"].samples[0].1;
     assert_eq!(labels["route"], "a \\ \"quoted\" route");
-    for name in ["tidegate_build_info", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"] {
+    for name in
+        ["tidegate_build_info", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"]
+    {
         assert!(found.0.contains_key(name), "{name}");
     }
     let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
@@ -92,8 +94,10 @@ fn values_are_those_of_a_known_run() {
     let mut refused = Peer::connect(gateway.address());
     refused.write(request("/", "Origin: https://elsewhere.example\r\n").as_bytes());
     assert_eq!(status(&refused.head()), 403);
+    drop(refused);
     let open = Peer::open(gateway.address(), "/");
 
+    wait_for(&gateway, "tidegate_connections_open", &[], 1.0);
     let found = wait_for(&gateway, "tidegate_sessions_ended_total", &[], 5.0);
     let rows: &[(&str, &[(&str, &str)], f64)] = &[
         ("tidegate_handshakes_total", &[app, ("outcome", "opened")], 6.0),
@@ -221,12 +225,15 @@ fn hostile(gateway: &Gateway, numbers: std::ops::Range<usize>) -> Exposition {
                 assert_eq!(status(&peer.head()), 403);
             }
             _ => {
-                pages.write(format!("M{number} {path} HTTP/1.1\r\nHost: h{number}\r\nX-{number}: 1\r\n\r\n").as_bytes());
+                pages
+                    .write(format!("M{number} {path} HTTP/1.1\r\nHost: h{number}\r\nX-{number}: 1\r\n\r\n").as_bytes());
                 let head = pages.head();
                 assert_eq!(status(&head), 426);
-                let length = head.to_ascii_lowercase().split("content-length: ").nth(1).and_then(|rest| {
-                    rest.split("\r\n").next()?.parse().ok()
-                });
+                let length = head
+                    .to_ascii_lowercase()
+                    .split("content-length: ")
+                    .nth(1)
+                    .and_then(|rest| rest.split("\r\n").next()?.parse().ok());
                 pages.bytes(length.expect("a length"));
             }
         }

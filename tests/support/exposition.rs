@@ -53,7 +53,10 @@ impl Exposition {
     fn check(&self) {
         for (name, family) in &self.0 {
             assert!(!family.kind.is_empty(), "{name} has no type");
-            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'), "{name}");
+            assert!(
+                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'),
+                "{name}"
+            );
             assert_eq!(name.ends_with("_total"), family.kind == "counter", "{name} is a {}", family.kind);
             for word in ["milliseconds", "_ms", "kib", "mib", "percent"] {
                 assert!(!name.contains(word), "{name} has no base unit");
