@@ -78,6 +78,13 @@ impl Gateway {
         self.addresses()[0]
     }
 
+    /// Where the admin interface listens.
+    pub fn admin(&self) -> SocketAddr {
+        let output = self.output();
+        let line = output.lines().find_map(|line| line.strip_prefix("admin at ")).expect("[admin] on TCP");
+        line.split("://").nth(1).expect("an address").parse().expect("an address")
+    }
+
     /// Everything that it has printed so far, standard output and log.
     pub fn output(&self) -> String {
         self.output.lock().expect("not poisoned").clone()

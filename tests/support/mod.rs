@@ -4,7 +4,9 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod admin;
 pub mod client;
+pub mod exposition;
 pub mod gateway;
 pub mod http;
 pub mod servers;
