@@ -237,13 +237,14 @@ fn systemd_is_told_how_it_goes() {
     let more = format!("NOTIFY_SOCKET={} WATCHDOG_USEC=200000 WATCHDOG_PID=$$", path.display());
     let mut gateway = Gateway::start_handed(&config, socket, &more);
     assert_eq!(next().lines().next(), Some("READY=1"), "first of all");
-    let _session = Peer::open(gateway.address(), "/");
+    let session = Peer::open(gateway.address(), "/");
     until("STATUS=1 session");
     let begun = Instant::now();
     for _ in 0..10 {
         until("WATCHDOG=1");
     }
     assert!(begun.elapsed() < Duration::from_millis(10 * 200), "half of WATCHDOG_USEC: {:?}", begun.elapsed());
+    drop(session);
     gateway.signal("TERM");
     until("STOPPING=1");
     assert!(gateway.wait().success());
