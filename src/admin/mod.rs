@@ -5,6 +5,8 @@
 //! session waits for somebody who reads a list.
 
 pub mod answer;
+pub mod client;
+pub mod ctl;
 pub mod desk;
 pub mod guard;
 pub mod query;

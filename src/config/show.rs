@@ -159,7 +159,8 @@ fn page_address(config: &Config, bound: &[ListenerAddress]) -> Option<String> {
     Some(format!("{base}{}", page.path))
 }
 
-fn place(listener: &Listener, address: &ListenerAddress) -> String {
+/// Where a listener really listens, for people: `wss://127.0.0.1:8443`.
+pub fn place(listener: &Listener, address: &ListenerAddress) -> String {
     let header = if listener.proxy_protocol.is_some() { " (PROXY protocol)" } else { "" };
     match address {
         ListenerAddress::Tcp(address) => format!("{}{header}", url(listener, "ws", *address)),
@@ -183,7 +184,7 @@ fn scheme(listener: &Listener, plain: &str) -> String {
 }
 
 /// Columns as wide as their widest cell; nothing trails.
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(crate) fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let head = head.iter().map(|cell| (*cell).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

@@ -50,6 +50,7 @@ pub async fn pass(
         response.body_mut().forsake();
         return Err(refused(Refusal::UpstreamBadAnswer, Some("its transfer coding is not chunked".to_owned())));
     }
+    live.metrics().passed(&passage.route.name, response.status().as_u16());
     response.body_mut().set_permit(permit);
     response.body_mut().set_idle_timeout(passage.rules.answer_idle_timeout);
     fields::plain_answer_headers(response.headers_mut());

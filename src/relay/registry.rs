@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::limits::held::{Held, Share};
+use crate::observe::metrics::Metrics;
 
 pub use living::{About, Flow, Living, Order, PerSecond, Way};
 pub use select::{Clients, NoClients, Page, Seen, Selected, Selector, SessionInfo};
@@ -39,6 +40,8 @@ pub struct Registry {
     shards: [Mutex<Shard>; SHARDS],
     /// By their route. There are as many as configurations ever named.
     ways: RwLock<HashMap<Box<str>, Vec<Arc<Way>>>>,
+    /// Where sessions tell what no sum over them shows. They live as long as this: as the process.
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +86,12 @@ impl Registry {
             closing: AtomicU32::new(0),
             shards: Default::default(),
             ways: RwLock::default(),
+            metrics: Arc::default(),
         }
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Bytes that sessions hold: refused by a peer, or waiting for a rate.
@@ -258,6 +266,19 @@ impl Registry {
         ways.values().flatten().map(|way| (way.clone(), totals.get(way.number).copied().unwrap_or_default())).collect()
     }
 
+    /// Lets the sessions of these routes look what they are held to now.
+    pub fn renew(&self, is_meant: impl Fn(&str) -> bool) {
+        for living in self.each().filter(|living| is_meant(&living.about.way.route)) {
+            living.renew.store(true, Ordering::Release);
+            living.waker.wake();
+        }
+    }
+
+    /// From now on sessions may hold so many bytes together.
+    pub fn set_held_bytes(&self, budget: usize) {
+        self.held.set_budget(budget);
+    }
+
     /// How many sessions live.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).living.len()).sum()
@@ -296,6 +317,10 @@ impl Entry {
         &self.living
     }
 
+    pub fn metrics(&self) -> &Metrics {
+        &self.registry.metrics
+    }
+
     /// Wakes `waker` when this session is told to end. To be called before the first [`Entry::ordered`].
     pub fn watch(&self, waker: &Waker) {
         self.living.waker.register(waker);
@@ -315,6 +340,12 @@ impl Entry {
     pub fn has_to_make_room(&self) -> bool {
         let asked = &self.living.make_room;
         // Read first: it is looked at with each message.
+        asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
+    }
+
+    /// Whether its route may hold this session to other terms now; asked for once.
+    pub fn has_to_renew(&self) -> bool {
+        let asked = &self.living.renew;
         asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
     }
 

@@ -58,6 +58,8 @@ pub struct Living {
     pub(super) waker: AtomicWaker,
     /// It has held bytes for longest, and is to give them up.
     pub(super) make_room: AtomicBool,
+    /// Its route may hold it to other terms now.
+    pub(super) renew: AtomicBool,
     /// What it holds.
     pub(super) held: AtomicUsize,
     /// Since when it has held some, in milliseconds from the beginning of the registry.
@@ -115,6 +117,7 @@ impl Living {
             order: AtomicU32::new(0),
             waker: AtomicWaker::new(),
             make_room: AtomicBool::new(false),
+            renew: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             since: AtomicU64::new(0),
             from_client: Counter::default(),
@@ -208,7 +211,7 @@ impl Flow {
         Traffic { messages: client.messages + upstream.messages, bytes: client.bytes + upstream.bytes }
     }
 
-    pub(super) fn add(&mut self, other: Flow) {
+    pub fn add(&mut self, other: Flow) {
         for (to, of) in [(&mut self.from_client, other.from_client), (&mut self.from_upstream, other.from_upstream)] {
             to.messages += of.messages;
             to.bytes += of.bytes;
