@@ -340,6 +340,15 @@ fn mistakes_in_limits_and_the_small_tables() {
                 "2:9 log.level: \"information\" is not one of \"error\", \"warn\", \"info\", \
           \"debug\", \"trace\"",
             ),
+            ("[log]\nsample = 101", "2:10 log.sample: 101 is not allowed"),
+            ("[log]\nsample = \"5%\"", "2:10 log.sample: \"5%\" is not a number"),
+            (
+                "[log]\naccess = [\"refused\"]",
+                "2:11 log.access[1]: \"refused\" is not one of \"requests\", \"opened\", \"ended\"",
+            ),
+            ("[log]\nprogress = \"0s\"", "2:12 log.progress: a duration of zero makes no sense here"),
+            ("[log]\ntraceparent = \"new\"", "2:15 log.traceparent: \"new\" is not one of \"begin\", \"pass\""),
+            ("[log]\nfile = \"\"", "2:8 log.file:"),
             ("[drain]\ngrace = \"off\"", "2:9 drain.grace: \"off\" is not a duration"),
             ("[drain]\nwindow = \"10s\"", "2:1 drain.window: not yet supported in this version"),
             ("[admin]\nhosts = []", "1:1 admin.address: is missing"),
@@ -408,6 +417,11 @@ fn mistakes_in_listeners() {
                  client is",
             ),
             ("proxy_protocol = \"v2\"", "3:18 listener[1].proxy_protocol: \"v2\" is neither true nor false"),
+            ("reuse_port = \"yes\"", "3:14 listener[1].reuse_port: \"yes\" is neither true nor false"),
+            (
+                "[[listener]]\naddress = \"unix:/a\"\nreuse_port = true",
+                "5:14 listener[2].reuse_port: a Unix socket has no port to share",
+            ),
             ("proxy_protocol_timeout = 5", "3:26 listener[1].proxy_protocol_timeout: \"5\" is not a duration"),
             ("trusted_proxies = [\"local\"]", "3:20 listener[1].trusted_proxies[1]: \"local\" is not a network"),
             (
