@@ -215,7 +215,8 @@ impl Gateway {
         live.names = resolve::keep(&live.config.dns, live.pools.values()).await;
         let current = Current::new(live);
         serve_all(sockets, &current);
-        current.load().pools.values().for_each(|pool| pool.start(&current.load().drain));
+        let live = current.load();
+        live.pools().for_each(|pool| pool.start(&live.drain, &live.config.drain));
         let gateway = Arc::new(Gateway {
             current: current.clone(),
             running: Mutex::new(Running::new(loaded)),
