@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::client::{BINARY, CLOSE, Peer, TEXT, close_payload, masked, request, unmasked};
+use support::client::{BINARY, CLOSE, Peer, TEXT, close_payload, masked, unmasked};
 use support::eventually;
 use support::gateway::{self, folder};
 use support::http::{Head, status};
@@ -278,7 +278,9 @@ fn limits_that_stay_remember_and_those_that_change_begin_anew() {
     running.reloaded(&limits("5/h", "[limits]\nsessions = 98\n"));
     first.write(&masked(TEXT, b"waits"));
     assert_eq!(first.within(Duration::from_millis(200)), b"", "spent is spent, through all reloads");
-    drop(first);
+    running.reloaded(&text(upstream, "", ""));
+    assert_eq!(first.frame().payload, b"waits");
+    leave(first);
     eventually("every count is at zero", || running.is_empty());
 }
 
@@ -462,10 +464,8 @@ fn certificates_are_rotated_under_handshakes_without_a_failure() {
                 scope.spawn(move || {
                     let mut leaves = std::collections::HashSet::new();
                     while !stop.load(Ordering::Relaxed) {
-                        let fresh = rustls::ClientConfig {
-                            resumption: rustls::client::Resumption::disabled(),
-                            ..client.clone()
-                        };
+                        let mut fresh = client.clone();
+                        fresh.resumption = rustls::client::Resumption::disabled();
                         let found = tls::meet(address, "localhost", &fresh).expect("no handshake fails");
                         assert_eq!(status(&found.head), 101);
                         leaves.insert(found.certificate);
