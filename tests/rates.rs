@@ -451,7 +451,10 @@ async fn a_session_that_nothing_wakes_takes_other_terms_each_time() {
         relay.client.send(&bytes);
         sleep(millis(10)).await;
         assert_eq!(self::texts(&relay.upstream), texts[..1], "round {round}: the second waits");
-        changed(RelayRules { slow_timeout: Some(seconds(60 + round)), ..rules() }, messages_of_session(1, seconds(3600)));
+        changed(
+            RelayRules { slow_timeout: Some(seconds(60 + round)), ..rules() },
+            messages_of_session(1, seconds(3600)),
+        );
         sleep(millis(10)).await;
         assert!(self::texts(&relay.upstream).is_empty(), "round {round}: other rules, the same rate");
         changed(rules(), messages_of_session(1, seconds(60 + round)));
