@@ -60,6 +60,8 @@ pub struct Living {
     pub(super) waker: AtomicWaker,
     /// It has held bytes for longest, and is to give them up.
     pub(super) make_room: AtomicBool,
+    /// Its route may hold it to other terms now.
+    pub(super) renew: AtomicBool,
     /// What it holds.
     pub(super) held: AtomicUsize,
     /// Since when it has held some, in milliseconds from the beginning of the registry.
@@ -117,6 +119,7 @@ impl Living {
             order: AtomicU32::new(0),
             waker: AtomicWaker::new(),
             make_room: AtomicBool::new(false),
+            renew: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             since: AtomicU64::new(0),
             from_client: Counter::default(),
