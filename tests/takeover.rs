@@ -17,7 +17,7 @@ use support::gateway::{Gateway, folder};
 use support::http::status;
 use support::servers::Process;
 
-/// How long clients come. Longer by hand: `TAKEOVER_SECONDS=30 cargo test --release --test takeover`.
+/// How long clients come. Longer by hand: `TAKEOVER_SECONDS=30 cargo test --test takeover`.
 fn span() -> Duration {
     let seconds = std::env::var("TAKEOVER_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(seconds.unwrap_or(5))
