@@ -38,7 +38,7 @@ use crate::observe::{log, progress};
 use build::Built;
 use reload::Running;
 
-pub use reload::{ReloadError, Reloaded, Reloads};
+pub use reload::{Last, ReloadError, Reloaded, Reloads};
 
 /// How often limits forget clients that are gone.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -214,6 +214,7 @@ impl Gateway {
         let current = Current::new(live);
         serve_all(sockets, &current);
         current.load().pools.values().for_each(|pool| pool.start(&current.load().drain));
+        let file = loaded.file.clone();
         let gateway = Arc::new(Gateway {
             current: current.clone(),
             running: Mutex::new(Running::new(loaded)),
@@ -222,7 +223,7 @@ impl Gateway {
             backends: backends.clone(),
         });
         if let Some(door) = admin {
-            let serving = door.serve(Arc::new(Desk::new(current)));
+            let serving = door.serve(Arc::new(Desk::new(Arc::downgrade(&gateway), file)));
             tokio::spawn(backends.run_until_cancelled_owned(serving));
         }
         inherit::warn_of_the_rest();

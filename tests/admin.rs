@@ -338,6 +338,45 @@ fn with_tls_a_certificate_is_demanded() {
     assert_eq!(call(gateway.admin(), "GET /healthz", &[], "").status(), 400, "plain HTTP is told what to do");
 }
 
+#[test]
+fn a_reload_says_what_it_changed_or_why_it_did_not() {
+    let gateway = start("");
+    let file = gateway.directory.join("config.toml");
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    let reload = || call(gateway.admin(), "POST /reload", &[], "");
+    assert_eq!(body(&reload())["changes"], json!([]), "nothing has changed");
+    std::fs::write(&file, text.replace("path = \"/b\"", "path = \"/b\"\nidle_timeout = \"5m\"")).expect("written");
+    let reply = reload();
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    assert!(reply.text().contains("idle_timeout"), "{}", reply.text());
+    let config = json(gateway.admin(), "GET /config");
+    assert_eq!(config["route"][1]["idle_timeout"], "5m");
+    std::fs::write(&file, text.replace("upstream = \"b\"", "upstream = \"c\"")).expect("written");
+    let reply = reload();
+    assert_eq!((reply.status(), &body(&reply)["reason"]), (422, &json!("not_reloaded")));
+    assert!(reply.text().contains("no upstream \\\"c\\\""), "{}", reply.text());
+    let (code, _, error) = told(&gateway, &["reload"]);
+    assert!(code == 1 && error.contains("no upstream \"c\""), "{error}");
+    let status = json(gateway.admin(), "GET /status");
+    assert_eq!((&status["config"]["reloads"], &status["config"]["reloads_failed"]), (&json!(2), &json!(2)));
+    assert!(status["config"]["last_reload_error"].as_str().is_some_and(|error| error.contains("no upstream")));
+    let metrics = support::admin::metrics(gateway.admin());
+    for line in [
+        "tidegate_config_reloads_total{outcome=\"ok\"} 2\n",
+        "tidegate_config_reloads_total{outcome=\"failed\"} 2\n",
+        "tidegate_config_last_reload_ok 0\n",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    std::fs::write(&file, format!("{text}token = \"{TOKEN}\"\n")).expect("written");
+    let (code, out, _) = told(&gateway, &["reload"]);
+    assert!(
+        code == 0 && out.contains("admin.token") && out.contains("needs a restart") && !out.contains(TOKEN),
+        "{out}"
+    );
+    assert!(!json(gateway.admin(), "GET /config")["admin"]["token"].is_string(), "it does not hold yet");
+}
+
 // tidegate ctl.
 
 fn ctl(gateway: &Gateway, arguments: &[&str]) -> Output {

@@ -274,3 +274,39 @@ fn counters_never_go_back_while_sessions_come_and_go() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }
+
+#[test]
+fn the_dashboard_asks_for_what_there_is() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/grafana/tidegate.json");
+    let text = std::fs::read_to_string(path).expect("the dashboard");
+    let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let mut expressions = Vec::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            expressions.push(target["expr"].as_str().expect("an expression").to_owned());
+        }
+    }
+    for variable in dashboard["templating"]["list"].as_array().expect("variables") {
+        expressions.extend(variable["query"].as_str().map(str::to_owned));
+    }
+    let gateway = start(&format!("{ROUTE}http = true\n"), echo(), "");
+    let mut peer = Peer::open(gateway.address(), "/");
+    peer.write(&masked(8, &close_payload(1000, "")));
+    peer.rest();
+    let _ = support::http::ask(gateway.address(), b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let found = wait_for(&gateway, "tidegate_sessions_ended_total", &[], 1.0);
+    let samples: std::collections::BTreeSet<&str> =
+        found.0.values().flat_map(|family| &family.samples).map(|(name, ..)| name.as_str()).collect();
+    // Families that have no series in this run, and still exist.
+    let families: std::collections::BTreeSet<&str> = found.0.keys().map(String::as_str).collect();
+    let mut named = 0;
+    for expression in &expressions {
+        for word in expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if word.starts_with("tidegate_") || word.starts_with("process_") {
+                named += 1;
+                assert!(samples.contains(word) || families.contains(word), "{word} of {expression}");
+            }
+        }
+    }
+    assert!(named > 30, "{named}");
+}

@@ -1,8 +1,8 @@
 //! What is asked, answered. Here the interface meets what runs; nothing here knows of connections.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -15,8 +15,10 @@ use time::format_description::well_known::Rfc3339;
 use super::answer::{Answer, Problem};
 use super::query::Query;
 use super::table::Call;
-use crate::config;
-use crate::live::{Current, Live};
+use crate::config::diff::describe;
+use crate::gateway::{Gateway, ReloadError};
+use crate::live::Live;
+use crate::observe::log::chain;
 use crate::observe::metrics::{CertificateNow, Format, Now, OpenSessions, ServerNow, TrafficNow};
 use crate::observe::process::unix_seconds;
 use crate::relay::Cause;
@@ -41,28 +43,38 @@ pub struct Ask {
 /// What answers.
 #[derive(Debug)]
 pub struct Desk {
-    current: Arc<Current>,
+    gateway: Weak<Gateway>,
+    /// The file of the configuration; `None` where it is built in.
+    file: Option<PathBuf>,
     began: SystemTime,
 }
 
-/// What one request is answered from: the configuration in service when it came.
+/// What one request is answered from.
 struct View {
+    gateway: Arc<Gateway>,
+    /// The configuration in service when it came.
     live: Arc<Live>,
-    began: SystemTime,
+    desk: Arc<Desk>,
 }
 
 impl Desk {
-    pub fn new(current: Arc<Current>) -> Self {
-        Desk { current, began: SystemTime::now() }
+    pub fn new(gateway: Weak<Gateway>, file: Option<PathBuf>) -> Self {
+        Desk { gateway, file, began: SystemTime::now() }
     }
 
     /// # Errors
     /// When what is asked cannot be answered.
     pub async fn answer(self: Arc<Self>, call: Call, ask: Ask) -> Result<Answer, Problem> {
-        let view = View { live: self.current.load(), began: self.began };
+        let gone = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", "the gateway has stopped");
+        let gateway = self.gateway.upgrade().ok_or_else(gone)?;
+        let view = View { live: gateway.current(), gateway, desk: self };
         match call {
             Call::Health => Ok(Answer::json(&json!({ "status": "ok" }))),
             Call::Ready => Ok(view.ready()),
+            Call::Reload => {
+                view.takes_nothing(&ask)?;
+                view.reload().await
+            }
             // Sums over all sessions, and long lists: not on a thread that relays.
             _ => tokio::task::spawn_blocking(move || view.look(call, &ask)).await.unwrap_or_else(|_| {
                 Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the gateway's log says why"))
@@ -74,8 +86,8 @@ impl Desk {
 impl View {
     fn look(&self, call: Call, ask: &Ask) -> Result<Answer, Problem> {
         let query = Query::read(&ask.query)?;
-        if !matches!(call, Call::Drain | Call::SetServer) && !ask.body.is_empty() {
-            return Err(Problem::bad("nothing here reads a body: put filters into the query"));
+        if !matches!(call, Call::Drain | Call::SetServer) {
+            no_body(ask)?;
         }
         match call {
             Call::Sessions => self.sessions(query),
@@ -100,7 +112,7 @@ impl View {
             Call::Session => self.session(id(&ask.variables)?),
             Call::Upstreams => Ok(Answer::json(&self.upstreams())),
             Call::SetServer => self.set_server(&ask.variables, &ask.body),
-            Call::Config => Ok(Answer::json(&config::effective(&self.live.config.source))),
+            Call::Config => Ok(Answer::json(&self.live.config.shown)),
             _ => Err(Problem::not_found("not yet")),
         }
     }
@@ -115,26 +127,54 @@ impl View {
     }
 
     fn status(&self) -> Value {
-        let taken = self.live.taken();
+        let (taken, last) = (self.live.taken(), self.gateway.reloads().last());
         let now = SystemTime::now();
         let since = |then: SystemTime| now.duration_since(then).unwrap_or_default().as_secs_f64();
         let certificates = self.certificates().into_iter().map(|certificate| {
             let left = certificate.expires - unix_seconds(now);
-            json!({ "file": certificate.file, "expires_in_seconds": left })
+            json!({ "at": certificate.at, "file": certificate.file, "expires_in_seconds": left })
         });
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "uptime_seconds": since(self.began),
+            "uptime_seconds": since(self.desk.began),
             "ready": !self.live.drain.has_begun(),
             "sessions": self.live.drain.sessions().len(),
             "connections": taken.connections,
             "held_bytes": self.live.drain.sessions().held_bytes(),
             "config": {
-                "file": self.live.config.source.file().display().to_string(),
-                "loaded_seconds_ago": since(self.began),
+                "file": self.desk.file.as_ref().map(|file| file.display().to_string()),
+                "loaded_seconds_ago": since(last.loaded),
+                "reloads": self.gateway.reloads().good(),
+                "reloads_failed": self.gateway.reloads().failed(),
+                "last_reload_error": last.error,
             },
             "certificates": certificates.collect::<Vec<_>>(),
         })
+    }
+
+    async fn reload(&self) -> Result<Answer, Problem> {
+        let reloaded = self.gateway.reload().await.map_err(|error| {
+            let (status, reason) = match &error {
+                ReloadError::BuiltIn | ReloadError::Stopping => (StatusCode::CONFLICT, "not_now"),
+                ReloadError::Problems(_) | ReloadError::Build(_) => (StatusCode::UNPROCESSABLE_ENTITY, "not_reloaded"),
+                ReloadError::Panicked => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+            };
+            Problem::new(status, reason, chain(&error))
+        })?;
+        let changes = describe(&reloaded.diff, &reloaded.restart);
+        let changes: Vec<&str> = changes.lines().filter(|_| !reloaded.is_empty()).collect();
+        let warnings: Vec<String> = reloaded.warnings.iter().map(|warning| warning.line()).collect();
+        Ok(Answer::json(&json!({
+            "changes": changes,
+            "certificates": reloaded.certificates,
+            "warnings": warnings,
+        })))
+    }
+
+    /// Neither parameters nor a body.
+    fn takes_nothing(&self, ask: &Ask) -> Result<(), Problem> {
+        Query::read(&ask.query)?.finish()?;
+        no_body(ask)
     }
 
     // Sessions.
@@ -233,6 +273,8 @@ impl View {
 
     fn now(&self) -> Now {
         let taken = self.live.taken();
+        let reloads = self.gateway.reloads();
+        let last = reloads.last();
         let mut sessions: BTreeMap<_, usize> = BTreeMap::new();
         let mut traffic: BTreeMap<String, TrafficNow> = BTreeMap::new();
         for (way, total) in self.live.drain.sessions().traffic() {
@@ -251,8 +293,9 @@ impl View {
             held_bytes: self.live.drain.sessions().held_bytes(),
             draining: self.live.drain.has_begun(),
             servers: self.servers(),
-            config_loaded: unix_seconds(self.began),
-            config_ok: true,
+            reloads: [reloads.good(), reloads.failed()],
+            config_loaded: unix_seconds(last.loaded),
+            config_ok: last.error.is_none(),
             certificates: self.certificates(),
         }
     }
@@ -269,19 +312,20 @@ impl View {
     }
 
     fn certificates(&self) -> Vec<CertificateNow> {
-        let mut found: Vec<CertificateNow> = Vec::new();
+        let mut found: BTreeMap<(String, String), f64> = BTreeMap::new();
         for certificate in self.live.certificates() {
-            let file = shown(certificate.file);
-            if found.iter().all(|known| known.file != file) {
-                found.push(CertificateNow { file, expires: certificate.not_after.unix_timestamp() as f64 });
-            }
+            let expires = certificate.not_after.unix_timestamp() as f64;
+            found.insert((certificate.at.to_string(), certificate.file.display().to_string()), expires);
         }
-        found
+        found.into_iter().map(|((at, file), expires)| CertificateNow { at, file, expires }).collect()
     }
 }
 
-fn shown(path: &Path) -> String {
-    path.display().to_string()
+fn no_body(ask: &Ask) -> Result<(), Problem> {
+    match ask.body.is_empty() {
+        true => Ok(()),
+        false => Err(Problem::bad("nothing here reads a body: put filters into the query")),
+    }
 }
 
 fn id(variables: &[String]) -> Result<u64, Problem> {

@@ -55,7 +55,6 @@ pub struct Metrics {
     closes: Counters<3>,
     connects: Counters<3>,
     requests: Counters<2>,
-    reloads: Counters<1>,
     /// Of clients and of upstreams.
     pings: [Counter; 2],
     round_trips: [Histogram; 2],
@@ -135,11 +134,6 @@ impl Metrics {
             "Requests of plain HTTP that an upstream answered, by class of status",
             requests.clone(),
         );
-        let reloads = Family::default();
-        registry.register("tidegate_config_reloads", "Reloads of the configuration", reloads.clone());
-        for outcome in ["ok", "failed"] {
-            let _ = reloads.get_or_create(&[("outcome", Cow::Borrowed(outcome))]);
-        }
         let pings: Counters<1> = Family::default();
         registry.register(
             "tidegate_pings_sent",
@@ -175,7 +169,6 @@ impl Metrics {
             closes,
             connects,
             requests,
-            reloads,
             pings,
             round_trips,
             throttled,
@@ -241,10 +234,6 @@ impl Metrics {
     /// A request of plain HTTP whose answer is on its way.
     pub fn passed(&self, route: &str, status: u16) {
         self.requests.get_or_create(&[name("route", route), word("status", class(status))]).inc();
-    }
-
-    pub fn reloaded(&self, ok: bool) {
-        self.reloads.get_or_create(&[word("outcome", if ok { "ok" } else { "failed" })]).inc();
     }
 
     /// Everything, in the format.
@@ -318,6 +307,8 @@ pub struct Now {
     pub held_bytes: usize,
     pub draining: bool,
     pub servers: Vec<ServerNow>,
+    /// That went well, and that failed.
+    pub reloads: [u64; 2],
     /// When the configuration that runs was loaded, in seconds of Unix time.
     pub config_loaded: f64,
     /// The last reload went well, or there was none.
@@ -352,6 +343,8 @@ pub struct ServerNow {
 
 #[derive(Debug)]
 pub struct CertificateNow {
+    /// Where it is shown: `listener 0.0.0.0:443`, `upstream chat`.
+    pub at: String,
     pub file: String,
     /// In seconds of Unix time.
     pub expires: f64,
@@ -388,6 +381,9 @@ impl Collector for Now {
             "Addresses of a server, by the state that they are in; only those that are up get new sessions",
             servers,
         )?;
+        let outcomes = ["ok", "failed"].map(|outcome| [("outcome", outcome)]);
+        let reloads = outcomes.into_iter().zip(self.reloads);
+        counters(&mut to, "tidegate_config_reloads", "Reloads of the configuration", reloads)?;
         gauge(
             &mut to,
             "tidegate_config_loaded_timestamp_seconds",
@@ -400,11 +396,12 @@ impl Collector for Now {
             "0 where the last reload failed, and an older configuration runs",
             usize::from(self.config_ok),
         )?;
-        let certificates = self.certificates.iter().map(|now| ([("file", now.file.as_str())], now.expires));
+        let certificates = self.certificates.iter();
+        let certificates = certificates.map(|now| ([("at", now.at.as_str()), ("file", &now.file)], now.expires));
         gauges(
             &mut to,
             "tidegate_certificate_expiry_timestamp_seconds",
-            "When a certificate of a listener expires",
+            "When a certificate expires that is shown to clients or to upstreams",
             certificates,
         )?;
         gauges(&mut to, "tidegate_build_info", "1, with the version", [([("version", self.version)], 1_usize)])?;
