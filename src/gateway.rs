@@ -213,7 +213,8 @@ impl Gateway {
         let Built { live, sockets, .. } = built;
         let current = Current::new(live);
         serve_all(sockets, &current);
-        current.load().pools.values().for_each(|pool| pool.start(&current.load().drain));
+        let live = current.load();
+        live.pools().for_each(|pool| pool.start(&live.drain, &live.config.drain));
         let file = loaded.file.clone();
         let gateway = Arc::new(Gateway {
             current: current.clone(),

@@ -714,7 +714,7 @@ pub(super) static HEALTH: Table = Table {
         Key {
             name: "active",
             kind: "table or \"off\"",
-            fallback: OFF,
+            fallback: Nothing("{ kind = \"http\", path = \"/healthz\" }", "nobody asks"),
             doc: "Asks every server again and again whether it is well, and leaves those alone that are not, be it all of \
                   them.",
             holds: Holds::Table(&ACTIVE),

@@ -204,7 +204,7 @@ impl Gateway {
             tracing::info!("listening on {}", show::place(&door.listener, &door.address));
         }
         serve_all(sockets, &self.current);
-        live.pools().for_each(|pool| pool.start(&live.drain));
+        live.pools().for_each(|pool| pool.start(&live.drain, &live.config.drain));
         for door in before.doors.iter().filter(|door| live.door(door.id).is_none()) {
             door.closed.cancel();
             tracing::info!("no longer listening on {}", show::place(&door.listener, &door.address));

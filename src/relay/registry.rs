@@ -386,4 +386,4 @@ impl Drop for Entry {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -40,6 +40,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn about(registry: &Registry) -> About {
     About {
         way: registry.way("listener", "route", "upstream", "server"),
+        member: 1,
         client: Address::Local,
         secure: false,
         key: None,
