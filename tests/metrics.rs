@@ -57,7 +57,7 @@ fn the_exposition_is_well_formed_in_both_formats() {
     let mut peer = Peer::open(gateway.address(), "/");
     peer.write(&masked(TEXT, b"hello"));
     peer.frame();
-    let found = wait_for(&gateway, "tidegate_messages_total", &[("from", "upstream")], 1.0);
+    let found = wait_for(&gateway, "tidegate_messages_total", &[("from", "upstream"), ("kind", "text")], 1.0);
     let labels = &found.0["tidegate_messages_total"].samples[0].1;
     assert_eq!(labels["route"], "a \\ \"quoted\" route");
     for name in
@@ -113,7 +113,8 @@ fn values_are_those_of_a_known_run() {
         ("tidegate_session_seconds_count", &[], 5.0),
         ("tidegate_closes_total", &[("peer", "client"), ("direction", "received"), ("code", "4xxx")], 3.0),
         ("tidegate_closes_total", &[("peer", "client"), ("direction", "sent"), ("code", "1002")], 1.0),
-        ("tidegate_messages_total", &[app, ("from", "client")], 12.0),
+        ("tidegate_messages_total", &[app, ("from", "client"), ("kind", "binary")], 12.0),
+        ("tidegate_messages_total", &[app, ("from", "client"), ("kind", "text")], 0.0),
         ("tidegate_messages_total", &[app, ("from", "upstream")], 12.0),
         ("tidegate_message_bytes_total", &[app, ("from", "client")], 1200.0),
         ("tidegate_upstream_connects_total", &[("server", &server), ("outcome", "opened")], 6.0),

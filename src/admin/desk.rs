@@ -93,6 +93,10 @@ impl View {
             Call::Sessions => self.sessions(query),
             Call::CloseSessions => self.close_sessions(query),
             Call::CloseSession => self.close_session(id(&ask.variables)?, query),
+            Call::Drain => {
+                query.finish()?;
+                self.drain(&ask.body)
+            }
             _ => {
                 query.finish()?;
                 self.simple(call, ask)
@@ -118,9 +122,9 @@ impl View {
     }
 
     fn ready(&self) -> Answer {
-        match self.live.drain.has_begun() {
-            false => Answer::json(&json!({ "ready": true })),
-            true => {
+        match self.live.drain.ready() {
+            true => Answer::json(&json!({ "ready": true })),
+            false => {
                 Answer::json(&json!({ "ready": false, "reason": "draining" })).with(StatusCode::SERVICE_UNAVAILABLE)
             }
         }
@@ -137,7 +141,7 @@ impl View {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": since(self.desk.began),
-            "ready": !self.live.drain.has_begun(),
+            "ready": self.live.drain.ready(),
             "sessions": self.live.drain.sessions().len(),
             "connections": taken.connections,
             "held_bytes": self.live.drain.sessions().held_bytes(),
@@ -220,6 +224,22 @@ impl View {
         Ok(Answer::json(&json!({ "selected": 1, "dry_run": false })))
     }
 
+    /// Goes on when this is answered.
+    fn drain(&self, body: &[u8]) -> Result<Answer, Problem> {
+        let selector = drained(body)?;
+        let (drain, rules) = (self.live.drain.clone(), self.live.config.drain.clone());
+        let sessions = drain.sessions().find(selector.as_ref().unwrap_or(&Selector::default())).len();
+        let answer = json!({ "sessions": sessions, "window_seconds": rules.window.as_secs_f64() });
+        tokio::spawn(async move {
+            let cut = match selector {
+                None => drain.empty(&rules).await,
+                Some(selector) => drain.close(&selector, Cause::Drain, &rules).await,
+            };
+            tracing::info!(sessions, cut, "drained, as [admin] was asked to");
+        });
+        Ok(Answer::json(&answer).with(StatusCode::ACCEPTED))
+    }
+
     // Upstreams.
 
     fn upstreams(&self) -> Value {
@@ -291,7 +311,7 @@ impl View {
             connections: taken.connections,
             connections_pending: taken.pending,
             held_bytes: self.live.drain.sessions().held_bytes(),
-            draining: self.live.drain.has_begun(),
+            draining: !self.live.drain.ready(),
             servers: self.servers(),
             reloads: [reloads.good(), reloads.failed()],
             config_loaded: unix_seconds(last.loaded),
@@ -335,6 +355,31 @@ fn id(variables: &[String]) -> Result<u64, Problem> {
 
 fn no_session(id: u64) -> Problem {
     Problem::not_found(format!("no session {id} is open"))
+}
+
+/// What is to be drained: `None` is the whole gateway.
+fn drained(body: &[u8]) -> Result<Option<Selector>, Problem> {
+    let wanted = "a body is wanted: {\"all\": true}, or some of route, upstream, server and client, as strings";
+    let body: Value = serde_json::from_slice(body).map_err(|_| Problem::bad(wanted))?;
+    let fields = body.as_object().filter(|fields| !fields.is_empty()).ok_or_else(|| Problem::bad(wanted))?;
+    if body == json!({ "all": true }) {
+        return Ok(None);
+    }
+    let mut selector = Selector::default();
+    for (name, value) in fields {
+        let text = value.as_str().ok_or_else(|| Problem::bad(wanted))?.to_owned();
+        match name.as_str() {
+            "route" => selector.route = Some(text),
+            "upstream" => selector.upstream = Some(text),
+            "server" => selector.server = Some(text),
+            "client" => {
+                let clients = text.parse::<Clients>();
+                selector.client = Some(clients.map_err(|error| Problem::bad(format!("client {text:?}: {error}")))?);
+            }
+            _ => return Err(Problem::bad(wanted)),
+        }
+    }
+    Ok(Some(selector))
 }
 
 /// The filters of a query: each that is there must fit.

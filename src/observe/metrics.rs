@@ -24,7 +24,6 @@ use prometheus_client::registry::Registry;
 use super::process::Process;
 use crate::proto::close::Code;
 use crate::proto::refusal::Refusal;
-use crate::relay::end::Traffic;
 use crate::relay::registry::Flow;
 use crate::relay::{End, Side};
 
@@ -411,19 +410,24 @@ impl Collector for Now {
 
 impl Now {
     fn traffic(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let sides = |value: fn(Traffic) -> u64| {
-            self.traffic.iter().flat_map(move |now| {
-                let of =
-                    |side: Side, sent: Traffic| ([("route", now.route.as_str()), ("from", side.label())], value(sent));
-                [of(Side::Client, now.flow.from_client), of(Side::Upstream, now.flow.from_upstream)]
+        let sides = || {
+            self.traffic.iter().flat_map(|TrafficNow { route, flow }| {
+                let Flow { from_client, from_upstream, texts } = flow;
+                let [client, upstream] = [Side::Client, Side::Upstream].map(|side| (route.as_str(), side.label()));
+                [(client, from_client, texts.from_client), (upstream, from_upstream, texts.from_upstream)]
             })
         };
-        counters(to, "tidegate_messages", "Data messages that began to pass", sides(|sent| sent.messages))?;
+        let messages = sides().flat_map(|((route, from), sent, texts)| {
+            let of = |kind, count| ([("route", route), ("from", from), ("kind", kind)], count);
+            [of("text", texts), of("binary", sent.messages.saturating_sub(texts))]
+        });
+        counters(to, "tidegate_messages", "Data messages that began to pass", messages)?;
+        let bytes = sides().map(|((route, from), sent, _)| ([("route", route), ("from", from)], sent.bytes));
         counters(
             to,
             "tidegate_message_bytes",
             "Payload bytes of data frames that passed, compressed ones as they are",
-            sides(|sent| sent.bytes),
+            bytes,
         )
     }
 }
