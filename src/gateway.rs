@@ -39,7 +39,7 @@ use crate::upstream::resolve;
 use build::Built;
 use reload::Running;
 
-pub use reload::{ReloadError, Reloaded, Reloads};
+pub use reload::{Last, ReloadError, Reloaded, Reloads};
 
 /// How often limits forget clients that are gone.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -217,6 +217,7 @@ impl Gateway {
         serve_all(sockets, &current);
         let live = current.load();
         live.pools().for_each(|pool| pool.start(&live.drain, &live.config.drain));
+        let file = loaded.file.clone();
         let gateway = Arc::new(Gateway {
             current: current.clone(),
             running: Mutex::new(Running::new(loaded)),
@@ -225,7 +226,7 @@ impl Gateway {
             backends: backends.clone(),
         });
         if let Some(door) = admin {
-            let serving = door.serve(Arc::new(Desk::new(current)));
+            let serving = door.serve(Arc::new(Desk::new(Arc::downgrade(&gateway), file)));
             tokio::spawn(backends.run_until_cancelled_owned(serving));
         }
         inherit::warn_of_the_rest();

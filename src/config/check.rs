@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Inspect;
+use super::effective::effective;
 use super::model::{
     AccessLog, Admin, Backend, BackendKind, ClientBy, Config, Dns, Drain, Listener, ListenerAddress, Log, LogFormat,
     LogLevel, Position, Reload, Runtime, ServerAddress, TraceParent, Upstream,
@@ -103,7 +104,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
         drain: drain?,
         reload: reload?,
         admin: if admin_at.is_some() { Some(admin?.value?) } else { None },
-        source: source.clone(),
+        shown: effective(source),
     })
 }
 

@@ -160,6 +160,10 @@ impl Loaded {
         self.config.backends = old.config.backends.clone();
         self.config.log = old.config.log.clone();
         self.config.admin = old.config.admin.clone();
+        for name in AT_THE_START {
+            // One that is not there is null for both.
+            self.config.shown[name] = old.config.shown[name].clone();
+        }
         kept
     }
 }

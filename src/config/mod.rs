@@ -19,7 +19,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-pub use effective::effective;
 pub use problem::{Problem, Problems, Source};
 pub use reference::{defaults, reference};
 

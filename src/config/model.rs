@@ -15,7 +15,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
-use super::problem::Source;
 use crate::proto::fields;
 
 /// The whole configuration.
@@ -34,8 +33,8 @@ pub struct Config {
     pub reload: Reload,
     /// `None`: there is no admin interface.
     pub admin: Option<Admin>,
-    /// What it was read from, for those who ask what runs.
-    pub source: Source,
+    /// All of it as JSON, without secrets, for those who ask what runs.
+    pub shown: serde_json::Value,
 }
 
 impl Config {

@@ -120,10 +120,12 @@ async fn connection(accepted: Accepted, door: Arc<Door>, current: Arc<Current>) 
 
 /// Only a proxy of ours gets here or somebody who goes around it; balancers that look whether we live come all the time.
 fn not_proxied(error: &ProxyError, address: Address, live: &Live) {
-    live.metrics().turned_away(error.label());
     match error {
         ProxyError::Nothing => tracing::debug!(client = %address, "closed: {error}"),
-        _ => tracing::info!(reason = error.label(), client = %address, detail = %error, "closed before a request"),
+        _ => {
+            live.metrics().turned_away(error.label());
+            tracing::info!(reason = error.label(), client = %address, detail = %error, "closed before a request");
+        }
     }
 }
 

@@ -5,8 +5,9 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use super::build::Built;
 use super::inspect::inspect;
@@ -58,6 +59,13 @@ pub struct Reloaded {
     pub warnings: Vec<Problem>,
 }
 
+impl Reloaded {
+    /// Whether nothing was changed but perhaps certificates.
+    pub fn is_empty(&self) -> bool {
+        self.diff.is_empty() && self.restart.is_empty()
+    }
+}
+
 /// Why the configuration in service stays.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
@@ -74,10 +82,27 @@ pub enum ReloadError {
 }
 
 /// How many reloads there were.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reloads {
     good: AtomicU64,
     failed: AtomicU64,
+    last: Mutex<Last>,
+}
+
+/// What came of the last one.
+#[derive(Debug, Clone)]
+pub struct Last {
+    /// When the configuration in service was loaded.
+    pub loaded: SystemTime,
+    /// Why a newer one was not put in its place.
+    pub error: Option<String>,
+}
+
+impl Default for Reloads {
+    fn default() -> Self {
+        let last = Mutex::new(Last { loaded: SystemTime::now(), error: None });
+        Reloads { good: AtomicU64::default(), failed: AtomicU64::default(), last }
+    }
 }
 
 impl Reloads {
@@ -87,6 +112,24 @@ impl Reloads {
 
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    pub fn last(&self) -> Last {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn went_well(&self) {
+        self.good.fetch_add(1, Ordering::Relaxed);
+        *self.lock() = Last { loaded: SystemTime::now(), error: None };
+    }
+
+    fn went_wrong(&self, error: String) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.lock().error = Some(error);
     }
 }
 
@@ -185,7 +228,7 @@ impl Gateway {
     fn note(&self, result: &Result<Reloaded, ReloadError>) {
         match result {
             Ok(reloaded) => {
-                self.reloads.good.fetch_add(1, Ordering::Relaxed);
+                self.reloads.went_well();
                 for warning in &reloaded.warnings {
                     tracing::warn!("{}", warning.line());
                 }
@@ -198,7 +241,7 @@ impl Gateway {
                 tracing::info!("reloaded: {reloaded}");
             }
             Err(ReloadError::Problems(problems)) => {
-                self.reloads.failed.fetch_add(1, Ordering::Relaxed);
+                self.reloads.went_wrong(problems.to_string());
                 for problem in problems.iter() {
                     tracing::error!("{}", problem.line());
                 }
@@ -206,8 +249,8 @@ impl Gateway {
                 tracing::error!(problems, "not reloaded: the configuration from before stays in service");
             }
             Err(error) => {
-                self.reloads.failed.fetch_add(1, Ordering::Relaxed);
                 let error = log::chain(error);
+                self.reloads.went_wrong(error.clone());
                 tracing::error!(error, "not reloaded: the configuration from before stays in service");
             }
         }
