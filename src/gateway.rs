@@ -193,10 +193,10 @@ impl Gateway {
         self.live.taken()
     }
 
-    /// Stops accepting, ends every session with 1012 and waits, at most for `drain.grace`.
+    /// Empties the gateway as `[drain]` says, see [`Drain::stop`](crate::drain::Drain::stop).
     /// Returns how many sessions had to be cut.
     pub async fn stop(&self) -> usize {
-        let cut = self.live.drain.drain(self.live.config.drain.grace).await;
+        let cut = self.live.drain.stop(&self.live.config.drain).await;
         self.backends.cancel();
         cut
     }
@@ -230,7 +230,7 @@ impl Door {
         let mut trouble = Trouble::default();
         loop {
             let accepted = tokio::select! {
-                () = live.drain.begun() => return,
+                () = live.drain.shut() => return,
                 accepted = accept::next(&self.socket, &entry, &live.limits, &mut trouble) => accepted,
             };
             let peer = Peer::new(accepted.peer, &self.listener.trusted_proxies);
@@ -263,7 +263,7 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: 
     let mut peer = Peer::new(address, &listener.trusted_proxies);
     if let Some(timeout) = listener.proxy_protocol {
         let read = tokio::select! {
-            () = live.drain.begun() => return,
+            () = live.drain.shut() => return,
             read = proxy::read(&mut stream, peer, &listener.trusted_proxies, timeout) => read,
         };
         match read {
@@ -274,7 +274,7 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: 
     let secured = match (tls, stream) {
         (Some(acceptor), Stream::Tcp(stream)) => {
             let secure = tokio::select! {
-                () = live.drain.begun() => return,
+                () = live.drain.shut() => return,
                 secure = accept::secure(stream, &acceptor, at.listener.tls_timeout) => secure,
             };
             match secure {

@@ -92,14 +92,17 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut stopping = pin!(live.drain.begun());
+    let mut shut = pin!(live.drain.shut());
     let mut told = false;
     let mut timer = pin!(sleep(patience.0));
     let outcome = std::future::poll_fn(|cx| {
         if !told && stopping.as_mut().poll(cx).is_ready() {
-            told = true;
-            Pin::new(&mut connection).graceful_shutdown();
-            // hyper would wait for a first head that has begun; nobody was promised an answer yet.
-            if !lock(&progress).asked {
+            // Who has not asked yet gets an answer, as long as anybody does: hyper would close the connection, or wait for
+            // the end of a head that has begun.
+            if lock(&progress).asked {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            } else if shut.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Some(Ok(())));
             }
         }

@@ -184,6 +184,12 @@ impl Registry {
         self.find(selector).iter().filter(|living| living.end(order)).count()
     }
 
+    /// Ends those of these that still live, as they stand. Each leaves its record all the same. Returns how many there were.
+    pub fn cut(&self, sessions: &[Arc<Living>]) -> usize {
+        let living = sessions.iter().filter(|living| self.has(living.id));
+        living.inspect(|living| living.cut()).count()
+    }
+
     /// Orders the sessions to end whose grant was revoked.
     pub fn end_revoked(&self) {
         self.each().for_each(|living| living.give_if_revoked());
@@ -258,6 +264,11 @@ impl Registry {
         ways.values().flatten().map(|way| (way.clone(), totals.get(way.number).copied().unwrap_or_default())).collect()
     }
 
+    /// Whether it lives.
+    pub fn has(&self, id: u64) -> bool {
+        self.shard(id).living.contains_key(&id)
+    }
+
     /// How many sessions live.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).living.len()).sum()
@@ -296,7 +307,8 @@ impl Entry {
         &self.living
     }
 
-    /// Wakes `waker` when this session is told to end. To be called before the first [`Entry::ordered`].
+    /// Wakes `waker` once, when there is news for this session. To be called before it looks for the first time, and again
+    /// whenever there was some.
     pub fn watch(&self, waker: &Waker) {
         self.living.waker.register(waker);
     }
@@ -311,11 +323,15 @@ impl Entry {
         self.living.publish(flow, self.registry.began, now);
     }
 
+    /// Whether it was told something. Looked at with each message.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        self.living.has_news()
+    }
+
     /// Whether this session is to give up what it holds; asked for once.
     pub fn has_to_make_room(&self) -> bool {
-        let asked = &self.living.make_room;
-        // Read first: it is looked at with each message.
-        asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
+        self.living.make_room.swap(false, Ordering::AcqRel)
     }
 
     /// Whether it was last told to hold no bytes.

@@ -14,6 +14,9 @@ use crate::policy::client::Address;
 use crate::policy::keys::Key;
 use crate::relay::end::{Cause, Traffic};
 
+/// In a packed [`Order`], above the number of its cause.
+const CUT: u32 = 1 << 7;
+
 /// Recent rates are those of so long.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -82,8 +85,11 @@ pub struct Order {
     pub cause: Cause,
     /// After how many seconds the client is asked to come back; 0: it is not asked.
     pub retry_after: u8,
-    /// How many seconds a message that is on its way may hold up the end; 0: not at all.
-    pub patience: u16,
+    /// How long a message that is on its way may hold up the end. Where it is not zero, the client is asked to leave
+    /// before the upstream is told.
+    pub patience: Duration,
+    /// Its time is over: it ends as it stands.
+    pub cut: bool,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +129,13 @@ impl Living {
         self.give(order.into().pack())
     }
 
+    /// Ends it as it stands, whatever it was ordered before.
+    pub(super) fn cut(&self) {
+        self.give(Order::from(Cause::Drain).pack());
+        self.order.fetch_or(CUT, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
     /// 0 is no order.
     pub(super) fn give(&self, packed: u32) -> bool {
         let first = self.order.compare_exchange(0, packed, Ordering::AcqRel, Ordering::Relaxed).is_ok();
@@ -134,6 +147,12 @@ impl Living {
         if self.about.key.as_ref().is_some_and(|key| key.grant.is_revoked()) {
             self.end(Cause::AccessRevoked);
         }
+    }
+
+    /// An order, or to make room.
+    #[inline]
+    pub(super) fn has_news(&self) -> bool {
+        self.order.load(Ordering::Relaxed) != 0 || self.make_room.load(Ordering::Relaxed)
     }
 
     /// What it was ordered.
@@ -224,21 +243,24 @@ impl Traffic {
 impl From<Cause> for Order {
     /// At once.
     fn from(cause: Cause) -> Self {
-        Order { cause, retry_after: 0, patience: 0 }
+        Order { cause, retry_after: 0, patience: Duration::ZERO, cut: false }
     }
 }
 
 impl Order {
-    /// As one number, so that an order is seen whole. Never 0.
+    /// As one number, so that an order is seen whole. Never 0. The patience becomes tenths of a second, rounded up.
     pub(super) fn pack(self) -> u32 {
-        let [high, low] = self.patience.to_be_bytes();
-        u32::from_be_bytes([high, low, self.retry_after, self.cause as u8])
+        let tenths = self.patience.as_millis().div_ceil(100);
+        let [high, low] = u16::try_from(tenths).unwrap_or(u16::MAX).to_be_bytes();
+        let cut = if self.cut { CUT } else { 0 };
+        u32::from_be_bytes([high, low, self.retry_after, self.cause as u8]) | cut
     }
 
     fn unpack(packed: u32) -> Option<Order> {
-        let [high, low, retry_after, cause] = packed.to_be_bytes();
+        let [high, low, retry_after, cause] = (packed & !CUT).to_be_bytes();
         let cause = Cause::from_number(cause)?;
-        Some(Order { cause, retry_after, patience: u16::from_be_bytes([high, low]) })
+        let patience = Duration::from_millis(100 * u64::from(u16::from_be_bytes([high, low])));
+        Some(Order { cause, retry_after, patience, cut: packed & CUT != 0 })
     }
 }
 
@@ -248,8 +270,14 @@ mod tests {
 
     #[test]
     fn an_order_is_one_number() {
-        let order = Order { cause: Cause::Drain, retry_after: 200, patience: 60_000 };
-        assert_eq!(Order::unpack(order.pack()), Some(order));
+        for cut in [false, true] {
+            for cause in Cause::ALL {
+                let order = Order { cause, retry_after: 200, patience: Duration::from_secs(6000), cut };
+                assert_eq!(Order::unpack(order.pack()), Some(order));
+            }
+        }
+        let order = Order { patience: Duration::from_millis(1), ..Cause::Drain.into() };
+        assert_eq!(Order::unpack(order.pack()).map(|order| order.patience), Some(Duration::from_millis(100)));
         assert_eq!(Order::unpack(0), None);
     }
 }

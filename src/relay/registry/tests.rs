@@ -156,7 +156,8 @@ fn an_order_reaches_whom_it_is_meant_for_and_counts_them_once() {
     let chats = [0; 40].map(|_| enter(&registry));
     let feeds = [0; 30].map(|_| registry.enter(About { way: feed.clone(), ..about(&registry) }));
     let chat = Selector { route: Some("chat".to_owned()), ..Selector::default() };
-    let order = Order { cause: Cause::Drain, retry_after: 8, patience: 30 };
+    let patience = Duration::from_secs(30);
+    let order = Order { cause: Cause::Drain, retry_after: 8, patience, cut: false };
     assert_eq!(registry.sessions_of("chat").len(), 40);
     assert_eq!(registry.end_where(&chat, order), 40);
     assert_eq!(registry.end_where(&chat, Cause::RouteRemoved), 0, "the first order counts");
