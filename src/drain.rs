@@ -30,6 +30,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub struct Drain {
     leaving: Arc<AtomicBool>,
     begun: CancellationToken,
+    /// Somebody else takes the new connections. Cancelled with `begun`, or before.
+    left: CancellationToken,
     shut: CancellationToken,
     tasks: TaskTracker,
     sessions: Arc<Registry>,
@@ -38,9 +40,11 @@ pub struct Drain {
 impl Drain {
     /// `held_bytes`: what all sessions together may hold.
     pub fn new(held_bytes: usize) -> Self {
+        let begun = CancellationToken::default();
         Drain {
             leaving: Arc::default(),
-            begun: CancellationToken::default(),
+            left: begun.child_token(),
+            begun,
             shut: CancellationToken::default(),
             tasks: TaskTracker::default(),
             sessions: Arc::new(Registry::new(held_bytes)),
@@ -62,9 +66,29 @@ impl Drain {
         !self.leaving.load(Ordering::Acquire)
     }
 
+    /// From now on it is not ready.
+    pub fn unready(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    /// Leaves new connections to those who share our listeners. What was accepted before is served as ever.
+    pub fn leave(&self) {
+        self.left.cancel();
+    }
+
+    /// Resolves when new connections are left to others, at the latest when new sessions are refused.
+    pub fn left(&self) -> WaitForCancellationFuture<'_> {
+        self.left.cancelled()
+    }
+
     /// Resolves when new sessions are refused.
     pub fn begun(&self) -> WaitForCancellationFuture<'_> {
         self.begun.cancelled()
+    }
+
+    /// Cancelled when nothing is accepted any more, and by who has it: for a listener that can end before.
+    pub fn part(&self) -> CancellationToken {
+        self.shut.child_token()
     }
 
     /// Whether new sessions are refused.
@@ -72,15 +96,10 @@ impl Drain {
         self.begun.is_cancelled()
     }
 
-    /// Resolves when nothing is accepted any more.
-    pub fn shut(&self) -> WaitForCancellationFuture<'_> {
-        self.shut.cancelled()
-    }
-
     /// Empties the gateway and waits until everything has ended, plain requests too; at most for the delay, the window and
     /// the grace together. Returns how many sessions had to be cut.
     pub async fn stop(&self, rules: &Rules) -> usize {
-        self.leave(rules).await;
+        self.dismiss(rules).await;
         self.shut.cancel();
         self.tasks.close();
         let over = async {
@@ -94,7 +113,7 @@ impl Drain {
     /// Empties the gateway of its sessions, for good: not ready at once, no new sessions after the delay, and those that
     /// live are closed as by [`Drain::close`]. Its listeners go on to answer. Returns how many had to be cut.
     pub async fn empty(&self, rules: &Rules) -> usize {
-        self.leave(rules).await;
+        self.dismiss(rules).await;
         until(rules.grace, || self.sessions.is_empty()).await;
         self.cut().await
     }
@@ -115,8 +134,9 @@ impl Drain {
     }
 
     /// Up to the last order to leave. Who comes to it a second time need not wait again for balancers to notice.
-    async fn leave(&self, rules: &Rules) {
-        if !self.leaving.swap(true, Ordering::AcqRel) {
+    async fn dismiss(&self, rules: &Rules) {
+        self.unready();
+        if !self.has_begun() {
             sleep(rules.delay).await;
         }
         self.begun.cancel();

@@ -460,7 +460,7 @@ fn new_clients_are_served_in_the_delay_and_refused_in_the_window() {
         .map(|_| (Peer::open(address, "/"), connections.recv_timeout(PATIENCE).expect("a connection").0))
         .collect();
     // It has connected, and not said what it wants.
-    let mut early = Peer::connect(address);
+    let early = Peer::connect(address);
     gateway.signal("TERM");
     gateway.log("stopping");
     sessions.push((Peer::open(address, "/"), connections.recv_timeout(PATIENCE).expect("served as before").0));

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::limits::held::{Held, Share};
+use crate::observe::metrics::Metrics;
 
 pub use living::{About, Flow, Living, Order, PerSecond, Way};
 pub use select::{Clients, NoClients, Page, Seen, Selected, Selector, SessionInfo};
@@ -39,6 +40,8 @@ pub struct Registry {
     shards: [Mutex<Shard>; SHARDS],
     /// By their route. There are as many as configurations ever named.
     ways: RwLock<HashMap<Box<str>, Vec<Arc<Way>>>>,
+    /// Where sessions tell what no sum over them shows. They live as long as this: as the process.
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +86,12 @@ impl Registry {
             closing: AtomicU32::new(0),
             shards: Default::default(),
             ways: RwLock::default(),
+            metrics: Arc::default(),
         }
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Bytes that sessions hold: refused by a peer, or waiting for a rate.
@@ -269,6 +277,19 @@ impl Registry {
         self.shard(id).living.contains_key(&id)
     }
 
+    /// Lets the sessions of these routes look what they are held to now.
+    pub fn renew(&self, is_meant: impl Fn(&str) -> bool) {
+        for living in self.each().filter(|living| is_meant(&living.about.way.route)) {
+            living.renew.store(true, Ordering::Release);
+            living.waker.wake();
+        }
+    }
+
+    /// From now on sessions may hold so many bytes together.
+    pub fn set_held_bytes(&self, budget: usize) {
+        self.held.set_budget(budget);
+    }
+
     /// How many sessions live.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).living.len()).sum()
@@ -279,7 +300,7 @@ impl Registry {
     }
 
     /// Those that live as their shard is reached.
-    fn each(&self) -> impl Iterator<Item = Arc<Living>> {
+    pub fn each(&self) -> impl Iterator<Item = Arc<Living>> {
         self.shards.iter().flat_map(|shard| lock(shard).living.values().cloned().collect::<Vec<_>>())
     }
 
@@ -307,6 +328,10 @@ impl Entry {
         &self.living
     }
 
+    pub fn metrics(&self) -> &Metrics {
+        &self.registry.metrics
+    }
+
     /// Wakes `waker` once, when there is news for this session. To be called before it looks for the first time, and again
     /// whenever there was some.
     pub fn watch(&self, waker: &Waker) {
@@ -332,6 +357,11 @@ impl Entry {
     /// Whether this session is to give up what it holds; asked for once.
     pub fn has_to_make_room(&self) -> bool {
         self.living.make_room.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether its route may hold this session to other terms now; asked for once.
+    pub fn has_to_renew(&self) -> bool {
+        self.living.renew.swap(false, Ordering::AcqRel)
     }
 
     /// Whether it was last told to hold no bytes.
@@ -371,4 +401,4 @@ impl Drop for Entry {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

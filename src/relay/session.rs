@@ -4,11 +4,11 @@
 //! own frames only between two of theirs, and reads a side only while the other takes what it got (back-pressure).
 //! Ends in three steps: a cause is found and told → answers are awaited → both streams are shut and drained, in bounded time.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ use super::registry::{Entry, Flow, Living, Order};
 use super::scratch::{self, Scratch};
 use super::toll::{Paid, Toll};
 use crate::config::model::{Heartbeat, PingMode, Rate, RelayRules};
-use crate::limits::throttle::{Sender, Throttle};
+use crate::limits::terms::{Account, Change};
+use crate::limits::throttle::Sender;
+use crate::observe::metrics::Metrics;
 use crate::proto::close::Code;
 use crate::proto::frame::{Control, Opcode};
 use crate::proto::scan::{Event, Rules, Scanner, Until, Violation};
@@ -45,9 +47,9 @@ const FRESH: Duration = Duration::from_secs(25);
 pub struct Session<S> {
     client: Leg<S>,
     upstream: Leg<S>,
-    /// Those of the route, but for the heartbeat.
-    rules: Arc<RelayRules>,
-    heartbeat: Option<Heartbeat>,
+    account: Account,
+    /// Of the heartbeat; see [`jitter`].
+    interval: Option<Duration>,
     entry: Entry,
     /// This task's, as the timer and the registry know it.
     waker: Waker,
@@ -121,6 +123,9 @@ struct Pass {
     client_fresh: bool,
     /// The session ends as soon as the upstream's stream stands between two messages.
     parting: bool,
+    /// What came of it, for the metrics: this side answered our ping after so long; one of ours was written.
+    round_trip: Cell<Option<Duration>>,
+    pinged: Cell<bool>,
 }
 
 impl Pass {
@@ -131,26 +136,11 @@ impl Pass {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    /// `deflate` tells whether permessage-deflate was agreed on. `throttle` is paid for what passes.
-    pub fn new(
-        client: Opened<S>,
-        upstream: Opened<S>,
-        rules: impl Into<Arc<RelayRules>>,
-        deflate: bool,
-        throttle: Option<Arc<Throttle>>,
-        entry: Entry,
-    ) -> Self {
-        let (rules, now) = (rules.into(), Instant::now());
-        let scanner = |masked| {
-            Scanner::new(Rules {
-                masked,
-                deflate,
-                frame_bytes_max: rules.frame_bytes_max,
-                message_bytes_max: rules.message_bytes_max,
-                fragments_max: rules.fragments_max,
-                strict: rules.strict,
-            })
-        };
+    /// `deflate` tells whether permessage-deflate was agreed on.
+    pub fn new(client: Opened<S>, upstream: Opened<S>, account: Account, deflate: bool, entry: Entry) -> Self {
+        let (now, throttle) = (Instant::now(), account.throttle());
+        let rules = account.rules();
+        let scanner = |masked| Scanner::new(scan_rules(rules, masked, deflate));
         let toll = |sender| Toll::new(sender, throttle.clone(), rules.on_excess, now);
         let (from_client, from_upstream) = (toll(Sender::Client), toll(Sender::Upstream));
         let client = Leg::new(client.stream, client.early, Side::Client, scanner(true), from_client, now);
@@ -158,8 +148,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Session {
             client,
             upstream,
-            heartbeat: rules.heartbeat.map(jitter),
-            rules,
+            interval: jitter(rules),
+            account,
             entry,
             waker: Waker::noop().clone(),
             nonce: rand::random(),
@@ -169,6 +159,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             rearm: None,
             doomed: false,
         }
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        self.entry.metrics()
     }
 
     /// What others see of it.
@@ -232,8 +226,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         for side in [Side::Client, Side::Upstream] {
             let pass = self.pass(now);
             let (from, to) = self.from(side);
+            let waited = from.toll.until();
             let (more, happening) = pump(from, to, cx, scratch, &pass);
             again |= more;
+            self.tell(side, &pass, waited);
             if let Some(happening) = happening {
                 self.happened(side, happening, now);
             }
@@ -257,16 +253,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Flow { from_client: self.client.traffic(), from_upstream: self.upstream.traffic() }
     }
 
+    fn rules(&self) -> &RelayRules {
+        self.account.rules()
+    }
+
+    /// Takes what the route holds its sessions to from now on, and lets the timer look at once whether something is due.
+    fn renew(&mut self, now: Instant) {
+        let Some(change) = self.account.renew(self.client.toll.throttle()) else { return };
+        let throttle = match change {
+            Change::Rules => None,
+            Change::Rates(throttle) => Some(throttle),
+        };
+        let rules = self.account.rules();
+        self.interval = jitter(rules);
+        for leg in [&mut self.client, &mut self.upstream] {
+            let Rules { masked, deflate, .. } = *leg.scanner.rules();
+            leg.scanner.renew(scan_rules(rules, masked, deflate));
+            leg.renew(rules.on_excess, throttle.clone(), now);
+        }
+        self.rearm(now);
+    }
+
     fn pass(&self, now: Instant) -> Pass {
-        let fresh = self.heartbeat.map_or(FRESH, |heartbeat| heartbeat.interval);
+        let fresh = self.interval.unwrap_or(FRESH);
         Pass {
             now,
-            forward_pings: self.rules.ping == PingMode::Forward,
-            control: self.rules.control_per_session,
+            forward_pings: self.rules().ping == PingMode::Forward,
+            control: self.rules().control_per_session,
             nonce: self.nonce,
             // The silence of a side that we do not read is our doing.
             client_fresh: self.client.toll.until().is_some() || self.client.watch.fresh(now, fresh),
             parting: self.is_parting(),
+            round_trip: Cell::default(),
+            pinged: Cell::default(),
         }
     }
 
@@ -280,6 +299,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if self.entry.has_to_make_room() {
             self.make_room(now);
+        }
+        if self.entry.has_to_renew() {
+            self.renew(now);
         }
         None
     }
@@ -337,6 +359,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
+    /// Tells the metrics what a pump brought; mostly that is nothing. `waited` until then before it.
+    fn tell(&self, side: Side, pass: &Pass, waited: Option<Instant>) {
+        let (from, to) = match side {
+            Side::Upstream => (&self.upstream, &self.client),
+            Side::Client | Side::Gateway => (&self.client, &self.upstream),
+        };
+        if let Some(took) = pass.round_trip.take() {
+            self.entry.metrics().answered(from.side, took);
+        }
+        if pass.pinged.take() {
+            self.entry.metrics().pinged(to.side);
+        }
+        if let Some(until) = from.toll.until()
+            && waited.is_none_or(|waited| until > waited)
+        {
+            let since = waited.map_or(pass.now, |waited| waited.max(pass.now));
+            self.entry.metrics().throttled(side, until.saturating_duration_since(since));
+        }
+    }
+
     /// Sets the timer to whatever ends first: a wait for a turn, or the patience with a side that takes nothing. Tells
     /// what is held.
     fn heed_waits(&mut self, now: Instant) {
@@ -363,7 +405,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn lost_patience(&self, since: Instant) -> Option<Instant> {
-        self.rules.slow_timeout.map(|timeout| since + timeout)
+        self.rules().slow_timeout.map(|timeout| since + timeout)
     }
 
     /// The timer fires at `at`, or earlier.
@@ -449,8 +491,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         let guilty = side == Side::Client && matches!(detail, Detail::Violation(_));
         let withheld = self.client.close_due.take_if(|_| guilty).map(|close| (Side::Client, close));
-        let wait = if withheld.is_some() { VERDICT_WAIT } else { self.rules.close_timeout };
-        let deadline = now + wait.min(self.rules.close_timeout);
+        let wait = if withheld.is_some() { VERDICT_WAIT } else { self.rules().close_timeout };
+        let deadline = now + wait.min(self.rules().close_timeout);
         self.ending = Some(Ending { cause, side, detail, phase: Phase::Closing, deadline, withheld });
         self.rearm(deadline);
     }
@@ -468,7 +510,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         // One that has closed by itself gets an answer instead.
         let is_open = !to.deaf && to.codes == Codes::default();
-        let deadline = now + self.rules.close_timeout;
+        let deadline = now + self.rules().close_timeout;
         let Some(ending) = &mut self.ending else { return false };
         let withheld = ending.withheld.take();
         ending.deadline = deadline;
@@ -511,7 +553,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if client && upstream && ending.phase == Phase::Closing {
             ending.phase = Phase::Lingering;
-            let deadline = now + LINGER.min(self.rules.close_timeout);
+            let deadline = now + LINGER.min(self.account.rules().close_timeout);
             ending.deadline = deadline;
             self.rearm(deadline);
             return true;
@@ -525,7 +567,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             None => self.live(now),
             Some(_) => now,
         };
-        let linger = now + LINGER.min(self.rules.close_timeout);
+        let linger = now + LINGER.min(self.rules().close_timeout);
         if self.ending.as_ref().is_some_and(|ending| now >= ending.deadline) {
             self.pronounce(now, true);
         }
@@ -541,7 +583,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// The checks of a session that goes on. Returns when they are due again.
     fn live(&mut self, now: Instant) -> Instant {
-        let mut next = now + self.rules.frame_timeout;
+        let RelayRules { max_age, idle_timeout, frame_timeout, heartbeat, .. } = *self.rules();
+        let heartbeat = heartbeat.zip(self.interval).map(|(heartbeat, interval)| Heartbeat { interval, ..heartbeat });
+        let mut next = now + frame_timeout;
         if self.client.toll.until().or(self.upstream.toll.until()).is_some() {
             // What waits for its turn is not idle.
             self.last_data = now;
@@ -563,10 +607,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             next = next.min(leaving.until);
         }
-        for (limit, since, cause) in [
-            (self.rules.max_age, self.entry.living().opened, Cause::MaxAge),
-            (self.rules.idle_timeout, self.last_data, Cause::Idle),
-        ] {
+        let opened = self.entry.living().opened;
+        for (limit, since, cause) in [(max_age, opened, Cause::MaxAge), (idle_timeout, self.last_data, Cause::Idle)] {
             let Some(due) = limit.map(|limit| since + limit) else { continue };
             if now >= due {
                 self.end(cause, Side::Gateway, Detail::None, now);
@@ -575,7 +617,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             next = next.min(due);
         }
         for side in [Side::Client, Side::Upstream] {
-            let (heartbeat, frame_timeout) = (self.heartbeat, self.rules.frame_timeout);
             let (leg, other) = self.from(side);
             let facts = leg.facts(other.refuses() || leg.toll.until().is_some());
             let (verdict, due) = match leg.deaf {
@@ -728,7 +769,9 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
             Some(Event::Control(close)) if close.opcode() == Opcode::Close => break Some(Happening::Closed(close)),
             Some(Event::Control(control)) => {
                 match control.opcode() {
-                    Opcode::Pong if control.payload() == pass.nonce => {}
+                    Opcode::Pong if control.payload() == pass.nonce => {
+                        pass.round_trip.set(from.watch.answered(pass.now))
+                    }
                     _ if pass.forward_pings && relayed => gather.copy(control.encode(to.mask()).as_ref()),
                     Opcode::Ping => pong(from, to, &control, pongs, pass),
                     _ => {}
@@ -802,6 +845,7 @@ fn can_say<S: AsyncRead + AsyncWrite + Unpin>(from: &Leg<S>, to: &Leg<S>, pass: 
 
 /// Puts our frames for `to` into its stream. After our Close nothing of `from` passes any more.
 fn say<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Leg<S>, to: &mut Leg<S>, output: &mut Vec<u8>, pass: &Pass) {
+    pass.pinged.set(pass.pinged.get() | to.ping_due);
     to.take_due(output, may_answer(to, pass), &pass.nonce, pass.now);
     if to.codes.sent.is_some() && from.sends == Sends::Relayed {
         from.sends = Sends::Awaited;
@@ -835,9 +879,20 @@ fn answer(received: Code) -> Control {
     }
 }
 
-/// Up to a tenth earlier, so that sessions that began together do not ping together.
-fn jitter(heartbeat: Heartbeat) -> Heartbeat {
-    Heartbeat { interval: heartbeat.interval.mul_f64(rand::random_range(0.9..=1.0)), ..heartbeat }
+/// The interval of the heartbeat, up to a tenth shorter, so that sessions that began together do not ping together.
+fn jitter(rules: &RelayRules) -> Option<Duration> {
+    rules.heartbeat.map(|heartbeat| heartbeat.interval.mul_f64(rand::random_range(0.9..=1.0)))
+}
+
+fn scan_rules(rules: &RelayRules, masked: bool, deflate: bool) -> Rules {
+    Rules {
+        masked,
+        deflate,
+        frame_bytes_max: rules.frame_bytes_max,
+        message_bytes_max: rules.message_bytes_max,
+        fragments_max: rules.fragments_max,
+        strict: rules.strict,
+    }
 }
 
 /// What goes out of one read: mostly one run of it, written as it lies. Frames of ours lie between two runs; all three

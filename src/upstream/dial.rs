@@ -19,8 +19,9 @@ use tokio::net::{UnixStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use super::member::Member;
 use super::{Pool, tls};
-use crate::config::model::{Server, ServerAddress};
+use crate::config::model::ServerAddress;
 use crate::proto::refusal::Refusal;
 use crate::relay::Stream;
 use crate::relay::ahead::Ahead;
@@ -67,6 +68,18 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// One word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            DialError::Resolve(_) => "not_resolved",
+            DialError::Connect(_) => "not_connected",
+            DialError::ConnectTimeout => "connect_timeout",
+            DialError::Tls(_) | DialError::ServerName => "tls_failed",
+            DialError::HandshakeTimeout | DialError::AnswerTimeout => "answer_timeout",
+            DialError::Http(_) | DialError::Switched | DialError::Closed => "bad_answer",
+        }
+    }
+
     /// What the client is told.
     pub fn refusal(&self) -> Refusal {
         match self {
@@ -81,36 +94,39 @@ impl DialError {
     }
 }
 
-/// Connects to `server` and sends it `request`.
+/// Connects to `member` and sends it `request`.
 ///
 /// # Errors
 /// When no answer can be had in time; see [`DialError`].
-pub async fn dial(pool: &Pool, server: &Server, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
-    let stream = connect_in_time(pool, server).await?;
+pub async fn dial(pool: &Pool, member: &Member, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
+    let stream = connect_in_time(pool, member).await?;
     let deadline = Instant::now() + pool.upstream.handshake_timeout;
-    match timeout_at(deadline, handshake(pool, server, stream, request)).await {
+    match timeout_at(deadline, handshake(pool, member, stream, request)).await {
         Ok(answer) => answer,
         Err(_) => Err(DialError::HandshakeTimeout),
     }
 }
 
-async fn connect_in_time(pool: &Pool, server: &Server) -> Result<Stream, DialError> {
+async fn connect_in_time(pool: &Pool, member: &Member) -> Result<Stream, DialError> {
     let deadline = Instant::now() + pool.upstream.connect_timeout;
-    timeout_at(deadline, connect(server)).await.unwrap_or(Err(DialError::ConnectTimeout))
+    timeout_at(deadline, connect(member)).await.unwrap_or(Err(DialError::ConnectTimeout))
 }
 
 /// A connection for plain HTTP: TCP within `connect_timeout`, TLS within `handshake_timeout`.
 ///
 /// # Errors
 /// When there is none in time; see [`DialError`].
-pub(super) async fn open(pool: &Pool, server: &Server) -> Result<Stream, DialError> {
-    let stream = connect_in_time(pool, server).await?;
+pub(super) async fn open(pool: &Pool, member: &Member) -> Result<Stream, DialError> {
+    let stream = connect_in_time(pool, member).await?;
     let deadline = Instant::now() + pool.upstream.handshake_timeout;
-    timeout_at(deadline, secure(pool, server, stream)).await.unwrap_or(Err(DialError::HandshakeTimeout))
+    timeout_at(deadline, secure(pool, member, stream)).await.unwrap_or(Err(DialError::HandshakeTimeout))
 }
 
-async fn connect(server: &Server) -> Result<Stream, DialError> {
-    match &server.address {
+async fn connect(member: &Member) -> Result<Stream, DialError> {
+    if let Some(address) = member.address {
+        return socket::connect(address).await.map(Stream::Tcp).map_err(DialError::Connect);
+    }
+    match &member.server.address {
         ServerAddress::Tcp { host, port } => {
             let addresses = lookup_host((host.as_str(), *port)).await.map_err(DialError::Resolve)?;
             let mut failure = DialError::Resolve(io::ErrorKind::NotFound.into());
@@ -126,9 +142,9 @@ async fn connect(server: &Server) -> Result<Stream, DialError> {
     }
 }
 
-async fn secure(pool: &Pool, server: &Server, stream: Stream) -> Result<Stream, DialError> {
-    match (stream, &server.address, &pool.tls) {
-        (Stream::Tcp(stream), ServerAddress::Tcp { host, .. }, Some(config)) if server.tls => {
+async fn secure(pool: &Pool, member: &Member, stream: Stream) -> Result<Stream, DialError> {
+    match (stream, &member.server.address, &pool.tls) {
+        (Stream::Tcp(stream), ServerAddress::Tcp { host, .. }, Some(config)) if member.server.tls => {
             let name = tls::server_name(&pool.upstream.tls, host).map_err(|_| DialError::ServerName)?;
             let connector = TlsConnector::from(config.clone());
             let stream = connector.connect(name, Ahead::new(stream)).await.map_err(DialError::Tls)?;
@@ -140,11 +156,11 @@ async fn secure(pool: &Pool, server: &Server, stream: Stream) -> Result<Stream, 
 
 async fn handshake(
     pool: &Pool,
-    server: &Server,
+    member: &Member,
     stream: Stream,
     request: Request<Empty<Bytes>>,
 ) -> Result<Answer, DialError> {
-    let stream = secure(pool, server, stream).await?;
+    let stream = secure(pool, member, stream).await?;
     let (mut sender, connection) = http1::Builder::new()
         // Names keep the client's spelling; those that we add get the RFC's.
         .preserve_header_case(true)

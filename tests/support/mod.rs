@@ -4,15 +4,21 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod admin;
 pub mod client;
+pub mod exposition;
 pub mod gateway;
 pub mod http;
+pub mod servers;
 pub mod tls;
 pub mod upstream;
 
 use std::time::{Duration, Instant};
 
+use tidegate::config::model::Log;
+use tidegate::observe::log::Leaves;
 use tidegate::policy::client::Address;
+use tidegate::proto::trace::Trace;
 use tidegate::relay::registry::{About, Registry};
 
 /// How long anything may take before a test fails.
@@ -34,8 +40,11 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn about(registry: &Registry) -> About {
     About {
         way: registry.way("listener", "route", "upstream", "server"),
+        member: 1,
         client: Address::Local,
         secure: false,
         key: None,
+        trace: Trace::of(&::http::HeaderMap::new(), false, None, [1; 32]),
+        leaves: Leaves::of(&Log::default(), 0),
     }
 }

@@ -10,8 +10,10 @@ use std::time::Duration;
 use atomic_waker::AtomicWaker;
 use tokio::time::Instant;
 
+use crate::observe::log::Leaves;
 use crate::policy::client::Address;
 use crate::policy::keys::Key;
+use crate::proto::trace::Trace;
 use crate::relay::end::{Cause, Traffic};
 
 /// In a packed [`Order`], above the number of its cause.
@@ -37,11 +39,16 @@ pub struct Way {
 #[derive(Debug)]
 pub struct About {
     pub way: Arc<Way>,
+    /// Which of the servers that the configuration names so: each address of a name is one. Unique in this process.
+    pub member: u64,
     pub client: Address,
     /// It came over TLS.
     pub secure: bool,
     /// The API key that let it in. The session ends when its grant is revoked.
     pub key: Option<Key>,
+    /// Of its opening handshake.
+    pub trace: Trace,
+    pub leaves: Leaves,
 }
 
 /// A session on the list.
@@ -56,6 +63,8 @@ pub struct Living {
     pub(super) waker: AtomicWaker,
     /// It has held bytes for longest, and is to give them up.
     pub(super) make_room: AtomicBool,
+    /// Its route may hold it to other terms now.
+    pub(super) renew: AtomicBool,
     /// What it holds.
     pub(super) held: AtomicUsize,
     /// Since when it has held some, in milliseconds from the beginning of the registry.
@@ -116,6 +125,7 @@ impl Living {
             order: AtomicU32::new(0),
             waker: AtomicWaker::new(),
             make_room: AtomicBool::new(false),
+            renew: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             since: AtomicU64::new(0),
             from_client: Counter::default(),
@@ -149,10 +159,11 @@ impl Living {
         }
     }
 
-    /// An order, or to make room.
+    /// An order, to make room, or to look at its route again.
     #[inline]
     pub(super) fn has_news(&self) -> bool {
-        self.order.load(Ordering::Relaxed) != 0 || self.make_room.load(Ordering::Relaxed)
+        let asked = |asked: &AtomicBool| asked.load(Ordering::Relaxed);
+        self.order.load(Ordering::Relaxed) != 0 || asked(&self.make_room) || asked(&self.renew)
     }
 
     /// What it was ordered.
@@ -222,7 +233,7 @@ impl Flow {
         Traffic { messages: client.messages + upstream.messages, bytes: client.bytes + upstream.bytes }
     }
 
-    pub(super) fn add(&mut self, other: Flow) {
+    pub fn add(&mut self, other: Flow) {
         for (to, of) in [(&mut self.from_client, other.from_client), (&mut self.from_upstream, other.from_upstream)] {
             to.messages += of.messages;
             to.bytes += of.bytes;
