@@ -38,7 +38,7 @@ fn seconds(text: &str) -> Duration {
 
 /// At most so long a stop takes.
 fn stop(config: &Config) -> Duration {
-    config.drain.grace
+    config.drain.delay + config.drain.window + config.drain.grace
 }
 
 #[test]
