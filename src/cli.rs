@@ -285,6 +285,10 @@ fn inspect(files: Files<'_>) -> Option<(Position, String)> {
             error
         }
         Files::Upstream(tls) => upstream::tls::client_config(tls).err()?,
+        Files::Sticky(cookie) => {
+            let (at, error) = (cookie.key.as_ref()?.1, upstream::sticky::key(cookie).err()?);
+            return Some((at, sentences(&error).join(": ")));
+        }
         Files::Keys(keys) => return Some((keys.file_at, sentences(&Keyring::load(&keys.file).err()?).join(": "))),
     };
     Some((error.at(), sentences(&error).join(": ")))

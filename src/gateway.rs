@@ -31,6 +31,7 @@ use crate::policy::access;
 use crate::policy::client::{Address, Peer};
 use crate::relay::Stream;
 use crate::socket;
+use crate::upstream::sticky::{self, Sticky};
 use crate::upstream::{self, Pool};
 
 /// How often limits forget clients that are gone.
@@ -59,6 +60,8 @@ pub enum StartError {
     Signals(#[source] io::Error),
     #[error("upstream {name}")]
     UpstreamTls { name: String, source: Box<TlsError> },
+    #[error("upstream {name}")]
+    Sticky { name: String, source: Box<sticky::BadFile> },
 }
 
 impl From<TlsError> for StartError {
@@ -150,7 +153,9 @@ impl Gateway {
                 .then(|| upstream::tls::client_config(&upstream.tls))
                 .transpose()
                 .map_err(|source| StartError::UpstreamTls { name: upstream.name.clone(), source: Box::new(source) })?;
-            pools.insert(upstream.name.clone(), Arc::new(Pool::new(upstream.clone(), tls)));
+            let sticky = Sticky::new(&upstream.sticky)
+                .map_err(|source| StartError::Sticky { name: upstream.name.clone(), source: Box::new(source) })?;
+            pools.insert(upstream.name.clone(), Arc::new(Pool::new(upstream.clone(), tls, sticky)));
         }
         let keyrings = Keyrings::load(&config).map_err(|(file, source)| StartError::Keys { file, source })?;
         let backends = CancellationToken::new();

@@ -37,6 +37,7 @@ pub enum Files<'a> {
     Listener(&'a model::ListenerTls),
     Upstream(&'a model::UpstreamTls),
     Keys(&'a model::Keys),
+    Sticky(&'a model::StickyCookie),
 }
 
 /// Opens files and says what is wrong, and which value it is about. This room opens none itself.

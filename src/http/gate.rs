@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE,
+    UPGRADE,
 };
 use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body_util::{Either, Empty, Full};
@@ -206,10 +207,10 @@ async fn websocket(
     arrival.has_agreed();
     let offered = plan.offered(&mut ())?;
     let pool = live.pool(&plan.upstream.name);
-    let key = pool.key(&parts, &plan.client, live.config.limits.ipv6_prefix);
+    let wish = pool.wish(&parts, &plan.client, live.config.limits.ipv6_prefix, &plan.hop(&arrival.visitor));
     let request = upstream_request(parts, plan, &arrival.visitor, &offered);
     let uri = request.uri().clone();
-    let (chosen, answer) = tries::dial(pool, key, request, |server| target(plan.route, server, &uri)).await?;
+    let (chosen, answer) = tries::dial(pool, wish, request, |server| target(plan.route, server, &uri)).await?;
     let Chosen { member, permit: server_permit } = chosen;
     let server = &member.server;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
@@ -226,6 +227,9 @@ async fn websocket(
     fields::answer_headers(&mut parts.headers);
     if let (None, Some(fallback)) = (&agreement.subprotocol, plan.fallback) {
         parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(fallback));
+    }
+    if let Some(cookie) = pool.set_cookie(&wish, &member) {
+        parts.headers.append(SET_COOKIE, cookie);
     }
     let throttle = limits.throttle(keys.as_slice());
     let order = live.drain.sessions().enter(plan.key.as_ref().map(|key| key.grant.clone()));

@@ -7,4 +7,5 @@ pub mod keys;
 pub mod origin;
 pub mod redirect;
 pub mod route;
+pub mod sticky;
 pub mod subprotocol;

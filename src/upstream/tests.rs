@@ -20,12 +20,12 @@ fn upstream(servers: &str, more: &str) -> Arc<Upstream> {
 const THREE: &str = "\"ws://a\", \"ws://b\", \"ws://c\"";
 
 fn pool(more: &str) -> Pool {
-    Pool::new(upstream(THREE, more), None)
+    Pool::new(upstream(THREE, more), None, Sticky::default())
 }
 
 /// A session with whom it gets.
 fn next(pool: &Pool) -> Chosen {
-    pool.choose(None, &[], For::Session).expect("one is open")
+    pool.choose(&Wish::default(), &[], For::Session).expect("one is open")
 }
 
 fn name(chosen: &Chosen) -> String {
@@ -99,12 +99,12 @@ fn a_reload_keeps_what_is_known_of_the_servers_that_stay() {
     assert_eq!(shown(&old), "a 2 drain, b 2, c 0");
 
     let changed = "\"ws://c\", {url = \"ws://a\", weight = 7}, \"ws://d\"";
-    let new = old.renew(upstream(changed, "balance = \"least-connections\""), None);
+    let new = old.renew(upstream(changed, "balance = \"least-connections\""), None, Sticky::default());
     assert_eq!(shown(&new), "c 0, a 2 drain, d 0, b 2 leaving");
     assert_eq!(new.servers()[1].weight, 7);
     assert_eq!(shown(&old), "a 2 drain, b 2, c 0", "the old one is as it was");
     assert_eq!(turns(&new, 4), "c, d, c, d");
-    let again = new.renew(upstream(THREE, "balance = \"least-connections\""), None);
+    let again = new.renew(upstream(THREE, "balance = \"least-connections\""), None, Sticky::default());
     assert_eq!(shown(&again), "a 2 drain, b 2, c 0", "who comes back before its last session ended was never away");
     drop(sessions);
     assert_eq!((shown(&new), new.sessions()), ("c 0, a 0 drain, d 0".to_owned(), 0));
@@ -116,7 +116,7 @@ fn a_reload_goes_on_with_the_turns() {
     let mut taken = String::new();
     for _ in 0..7 {
         taken += &turns(&pool, 1);
-        pool = pool.renew(upstream(THREE, ""), None);
+        pool = pool.renew(upstream(THREE, ""), None, Sticky::default());
     }
     assert_eq!(taken, "abcabca");
 }
@@ -125,9 +125,9 @@ fn a_reload_goes_on_with_the_turns() {
 fn a_cap_counts_sessions_of_older_configurations() {
     let old = pool("sessions_per_server = 2");
     let sessions: Vec<_> = (0..6).map(|_| next(&old)).collect();
-    let new = old.renew(upstream(THREE, "sessions_per_server = 3"), None);
+    let new = old.renew(upstream(THREE, "sessions_per_server = 3"), None, Sticky::default());
     let more: Vec<_> = (0..3).map(|_| next(&new)).collect();
-    assert!(matches!(new.choose(None, &[], For::Session), Err(Refusal::SessionsUpstream)));
+    assert!(matches!(new.choose(&Wish::default(), &[], For::Session), Err(Refusal::SessionsUpstream)));
     assert_eq!(shown(&new), "a 3, b 3, c 3");
     drop((sessions, more));
     assert_eq!(new.sessions(), 0);
@@ -144,7 +144,11 @@ fn addresses_of_a_name_come_and_go() {
     pool.set_addresses("ws://b", &[at(2), at(3)]);
     assert_eq!(shown(&pool), "a 1, b 10.0.0.2:80 1, b 10.0.0.3:80 0, c 1, b 10.0.0.1:80 1 leaving");
     pool.set_addresses("ws://b", &[]);
-    assert_eq!(shown(&pool.renew(upstream(THREE, ""), None)), shown(&pool), "a reload keeps what a name led to");
+    assert_eq!(
+        shown(&pool.renew(upstream(THREE, ""), None, Sticky::default())),
+        shown(&pool),
+        "a reload keeps what a name led to"
+    );
     drop(sessions);
     assert_eq!(shown(&pool), "a 0, b 10.0.0.2:80 0, b 10.0.0.3:80 0, c 0");
 }
@@ -156,7 +160,7 @@ fn by_hand() {
     assert!(pool.set_state("ws://a", None, State::Down) && pool.set_state("ws://b", None, State::Drain));
     assert_eq!((turns(&pool, 2), shown(&pool)), ("c, c".to_owned(), "a 0 down, b 0 drain, c 0".to_owned()));
     pool.set_state("ws://c", None, State::Drain);
-    let refusal = pool.choose(None, &[], For::Session).expect_err("nobody is left");
+    let refusal = pool.choose(&Wish::default(), &[], For::Session).expect_err("nobody is left");
     assert!(matches!(refusal, Refusal::NoHealthyServer { retry_after } if retry_after == BY_HAND));
     pool.set_state("ws://a", None, State::Up);
     assert_eq!(turns(&pool, 2), "a, a");
