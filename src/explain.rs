@@ -20,8 +20,9 @@ use crate::config::model::{
 use crate::keyring::{BadFile, Keyrings};
 use crate::policy::client::{self, Address, ClientKey, Identities, Peer};
 use crate::policy::decide::{Check, Decision, Denied, Plan, Visitor, Watch, decide};
-use crate::policy::route;
+use crate::policy::{route, sticky};
 use crate::proto::refusal::Refusal;
+use crate::upstream;
 
 /// Any 16 bytes: the key proves nothing (RFC 6455 section 1.3).
 const KEY: HeaderValue = HeaderValue::from_static("dGlkZWdhdGUgZXhwbGFpbg==");
@@ -133,6 +134,7 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
         Ok(Decision::Respond(_, respond)) => Verdict::Respond(respond.status),
         Ok(Decision::Plain(passage)) => {
             findings.edited(passage.route);
+            findings.sticky(passage.upstream, parts);
             findings.add(Check::Upstream.label(), upstream(passage.route, passage.upstream, parts));
             Verdict::Plain(passage.upstream.name.clone())
         }
@@ -142,6 +144,7 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
                 Err(refusal) => Verdict::Refused(Check::Subprotocol, refusal),
                 Ok(_) => {
                     findings.edited(plan.route);
+                    findings.sticky(plan.upstream, parts);
                     findings.add(Check::Upstream.label(), upstream(plan.route, plan.upstream, parts));
                     Verdict::Upstream(plan.upstream.name.clone())
                 }
@@ -292,6 +295,27 @@ impl Findings {
                 self.add(name, edits.join(", "));
             }
         }
+    }
+
+    /// Which server the request should meet again.
+    fn sticky(&mut self, upstream: &Upstream, parts: &request::Parts) {
+        let rules = &upstream.sticky;
+        if rules.socket_io && sticky::sid(parts).is_some() {
+            self.add("sticky", "the server of its sid, where the running gateway knows that one".to_owned());
+        }
+        let Some(cookie) = &rules.cookie else { return };
+        let name = &cookie.name;
+        let met = upstream::sticky::met(upstream, &parts.headers);
+        let is_there = client::value(&ClientBy::Cookie(name.clone()), parts).is_some();
+        let finding = match met {
+            Some(server) => format!("{} by its cookie {name}", server.text),
+            None if is_there && cookie.key.is_none() => {
+                format!("the server of its cookie {name}, where the running gateway made that one")
+            }
+            None if is_there => format!("none: its cookie {name} names no server here, and it gets a new one"),
+            None => format!("none: it gets a cookie {name}"),
+        };
+        self.add("sticky", finding);
     }
 
     fn add(&mut self, name: &'static str, finding: String) {

@@ -11,10 +11,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderValue, request};
+use http::{HeaderMap, HeaderValue, request};
 use tokio::time::Instant;
 
-use crate::config::model::{self, StickyCookie};
+use super::member::name_of;
+use crate::config::model::{self, Server, StickyCookie, Upstream};
 use crate::policy::client::ClientKey;
 use crate::policy::sticky::{self, BadKey, Found, Key, Look};
 use crate::proto::fields::{self, Hop};
@@ -47,6 +48,14 @@ pub fn key(cookie: &StickyCookie) -> Result<Key, BadFile> {
     };
     let bytes = read().map_err(|source| BadFile::Unreadable { file: file.clone(), source })?;
     Key::parse(&bytes).map_err(|source| BadFile::Key { file: file.clone(), source })
+}
+
+/// The server that a client's cookie names, where that can be told without the running gateway: it has the key of a file,
+/// and the server is not one of several addresses behind a name.
+pub fn met<'a>(upstream: &'a Upstream, headers: &HeaderMap) -> Option<&'a Server> {
+    let cookie = upstream.sticky.cookie.as_ref().filter(|cookie| cookie.key.is_some())?;
+    let name = sticky::server(headers, &cookie.name, &key(cookie).ok()?, &upstream.name)?;
+    upstream.servers.iter().find(|server| name_of(server, None) == name)
 }
 
 /// How an upstream keeps clients with their servers. Servers go by their names in [`Candidate`].
