@@ -701,6 +701,22 @@ fn mistakes_in_upstreams() {
                 "7:11 upstream.echo.balance: \"random\" is no way to balance",
             ),
             (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky.cookie = { name = \"a b\" }",
+                "7:26 upstream.echo.sticky.cookie.name: \"a b\" is not the name of a cookie",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky.cookie = { path = \"/; Domain=b\" }",
+                "7:26 upstream.echo.sticky.cookie.path: \"/; Domain=b\" is not the path of a cookie",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky = { cookie = \"a\" }",
+                "7:21 upstream.echo.sticky.cookie: a string stands where a table is wanted",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky = { cookie = { same_site = \"no\" } }",
+                "7:35 upstream.echo.sticky.cookie.same_site: \"no\" is not one of \"lax\", \"strict\", \"none\"",
+            ),
+            (
                 "[upstream.echo]\nservers = [\"ws://a\"]\nbalance = \"hash:cookie:\"",
                 "7:11 upstream.echo.balance: \"\" is not the name of a cookie",
             ),

@@ -42,6 +42,10 @@ pub enum BadFile {
 pub fn key(cookie: &StickyCookie) -> Result<Key, BadFile> {
     let Some((file, _)) = &cookie.key else { return Ok(MADE.clone()) };
     let read = || {
+        // A pipe would be waited for.
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
+        }
         let mut bytes = Vec::new();
         File::open(file)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
         Ok(bytes)
