@@ -289,6 +289,14 @@ fn inspect(files: Files<'_>) -> Option<(Position, String)> {
             let (at, error) = (cookie.key.as_ref()?.1, upstream::sticky::key(cookie).err()?);
             return Some((at, sentences(&error).join(": ")));
         }
+        Files::Folder(folder) => {
+            let wrong = match folder.path.metadata() {
+                Ok(found) if found.is_dir() => return None,
+                Ok(_) => format!("{} is no folder", folder.path.display()),
+                Err(error) => format!("{} cannot be served: {error}", folder.path.display()),
+            };
+            return Some((folder.at, wrong));
+        }
         Files::Keys(keys) => return Some((keys.file_at, sentences(&Keyring::load(&keys.file).err()?).join(": "))),
     };
     Some((error.at(), sentences(&error).join(": ")))

@@ -84,6 +84,8 @@ pub enum Verdict {
     Redirect(String, StatusCode),
     /// It gets the answer that the route fixes.
     Respond(StatusCode),
+    /// It is answered with this file, or 404 where that is not there.
+    File(PathBuf),
     /// The check that it does not pass.
     Refused(Check, Refusal),
 }
@@ -132,6 +134,10 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
             Verdict::Redirect(String::from_utf8_lossy(location.as_bytes()).into_owned(), status)
         }
         Ok(Decision::Respond(_, respond)) => Verdict::Respond(respond.status),
+        Ok(Decision::File(_, folder, below)) => {
+            let below = below.split('?').next().unwrap_or_default();
+            Verdict::File(folder.path.join(below.trim_start_matches('/')))
+        }
         Ok(Decision::Plain(passage)) => {
             findings.edited(passage.route);
             findings.sticky(passage.upstream, parts);
@@ -339,6 +345,9 @@ impl fmt::Display for Explanation {
             Verdict::Plain(name) => writeln!(f, "\nwould be passed as plain HTTP to upstream {name}"),
             Verdict::Page => writeln!(f, "\nwould be answered with the page"),
             Verdict::Redirect(location, status) => writeln!(f, "\nwould be sent to {location} with {status}"),
+            Verdict::File(file) => {
+                writeln!(f, "\nwould be answered with the file {}, if that is there", file.display())
+            }
             Verdict::Respond(status) => writeln!(f, "\nwould be answered with {status}"),
             Verdict::Refused(check, refusal) => {
                 writeln!(f, "{:<12} refused: {refusal}", check.label())?;

@@ -38,6 +38,7 @@ pub enum Files<'a> {
     Upstream(&'a model::UpstreamTls),
     Keys(&'a model::Keys),
     Sticky(&'a model::StickyCookie),
+    Folder(&'a model::Folder),
 }
 
 /// Opens files and says what is wrong, and which value it is about. This room opens none itself.

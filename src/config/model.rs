@@ -338,6 +338,7 @@ pub enum Target {
     Page(Page),
     Redirect(Redirect),
     Respond(Respond),
+    Files(Folder),
     /// `https_only` is all there is.
     Nothing,
 }
@@ -359,6 +360,13 @@ pub struct Location {
     pub behind: String,
     /// Then path and query of the request.
     pub keeps_path: bool,
+}
+
+/// `files`: a folder that is served, below the route's path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    pub path: PathBuf,
+    pub at: Position,
 }
 
 /// A fixed answer.

@@ -345,6 +345,13 @@ pub(super) static ROUTE: Table = Table {
             doc: "Answers every request, also a handshake, with this.",
             holds: Holds::Table(&RESPOND),
         },
+        Key {
+            name: "files",
+            kind: "table",
+            fallback: Nothing("{ folder = \"public\" }", "no files"),
+            doc: "Answers GET and HEAD with the files of a folder.",
+            holds: Holds::Table(&FILES),
+        },
         key(
             "origins",
             "list of origins",
@@ -510,6 +517,14 @@ pub(super) static RESPOND: Table = Table {
         key("body", "string", Default("\"\""), "The body. None with 204, 205 and 304."),
         key("content_type", "string", Default("\"text/plain; charset=utf-8\""), "Of the body."),
     ],
+    later: &[],
+};
+
+pub(super) static FILES: Table = Table {
+    title: "route.files",
+    doc: "A folder that is served: `files = { … }`. What stands behind the route's `path` is looked for in it, in a folder its \
+          index.html. Nothing hidden, nothing that a link puts outside, no listings.",
+    keys: &[key("folder", "path of a folder", Required("\"public\""), "The folder.")],
     later: &[],
 };
 

@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 
-use super::{fixed, pass, spelling};
+use super::{files, fixed, pass, spelling};
 use crate::config::model::{Keys, Refuse, Route, Server};
 use crate::drain::Drain;
 use crate::limits::throttle::Throttle;
@@ -35,8 +35,9 @@ use crate::upstream::body::Answer as Answered;
 use crate::upstream::dial::Answer;
 use crate::upstream::{Chosen, tries};
 
-/// The body of an answer: ours, or the upstream's as it comes: to a handshake that it refused, or to plain HTTP.
-pub type Body = Either<Full<Bytes>, Either<Incoming, Answered>>;
+/// The body of an answer: ours, or as it comes: the upstream's to a handshake that it refused, a file, the upstream's to
+/// plain HTTP.
+pub type Body = Either<Full<Bytes>, Either<Either<Incoming, files::Body>, Answered>>;
 
 /// The connection that a request came on.
 pub struct Arrival {
@@ -115,6 +116,10 @@ impl Refusing {
     pub(super) fn upstream(refusal: Refusal, server: &str, detail: Option<String>) -> Self {
         Refusing { upstream: Some(server.to_owned()), detail, ..refusal.into() }
     }
+
+    pub(super) fn detailed(refusal: Refusal, detail: String) -> Self {
+        Refusing { detail: Some(detail), ..refusal.into() }
+    }
 }
 
 impl From<Refusal> for Refusing {
@@ -145,6 +150,13 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
         }
         Ok(Decision::Redirect(_, location, status)) => given(fixed::redirect(location, status)),
         Ok(Decision::Respond(_, respond)) => given(fixed::respond(respond)),
+        Ok(Decision::File(route, folder, below)) => {
+            arrival.has_agreed();
+            match Box::pin(files::answer(folder, route, &below, &parts)).await {
+                Ok(response) => (response.map(|body| Either::Right(Either::Left(Either::Right(body)))), None),
+                Err(refusing) => refuse(refusing, Some(route), None, &client, &seen, live),
+            }
+        }
         Ok(Decision::Plain(passage)) => {
             arrival.has_agreed();
             match pass::pass(parts, body, &passage, visitor, live).await {
@@ -303,7 +315,7 @@ fn refuse(
             let (mut parts, body) = answer.into_parts();
             fields::refusal_headers(&mut parts.headers);
             parts.version = Version::HTTP_11;
-            Response::from_parts(parts, Either::Right(Either::Left(body)))
+            Response::from_parts(parts, Either::Right(Either::Left(Either::Left(body))))
         }
         None => ours(&refusal, seen.problem),
     };

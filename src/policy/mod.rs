@@ -3,6 +3,7 @@
 pub mod access;
 pub mod client;
 pub mod decide;
+pub mod files;
 pub mod keys;
 pub mod origin;
 pub mod redirect;
