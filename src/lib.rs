@@ -25,6 +25,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod backend;
 pub mod config;
 pub mod drain;
@@ -36,6 +37,7 @@ pub mod keyring;
 pub mod limits;
 pub mod listen;
 pub mod live;
+pub mod notify;
 pub mod observe;
 pub mod pem;
 pub mod policy;

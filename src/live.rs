@@ -7,6 +7,7 @@ use crate::config::model::Config;
 use crate::drain::Drain;
 use crate::keyring::Keyrings;
 use crate::limits::{Limits, Taken};
+use crate::observe::metrics::Metrics;
 use crate::policy::client::Identities;
 use crate::upstream::Pool;
 
@@ -31,6 +32,16 @@ impl Live {
     /// The servers of an upstream that a route names.
     pub fn pool(&self, upstream: &str) -> &Arc<Pool> {
         self.pools.get(upstream).expect("a Config names only upstreams that it has")
+    }
+
+    /// The pools of all upstreams, in no order.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.pools.values()
+    }
+
+    /// What happens is told here.
+    pub fn metrics(&self) -> &Metrics {
+        self.drain.sessions().metrics()
     }
 
     /// What clients take of the limits now.

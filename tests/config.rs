@@ -127,11 +127,18 @@ fn every_option() -> String {
 fn every_option_is_read() {
     let text = every_option();
     assert!(!text.contains("\n#["), "tables are no longer behind #");
-    // One route has one target, and `client_ca` wants clients to be checked.
+    // One route has one target, `client_ca` wants clients to be checked, and a token stands in one place.
     let checked = text.replace("client_auth = \"off\"", "client_auth = \"required\"");
-    let targets = ["[route.redirect]", "[route.respond]"];
-    let plain = targets.iter().fold(checked.clone(), |text, header| without(&text, header));
-    let Loaded { config, .. } = right(&plain.replace("page = \"chat\"\n", ""));
+    let checked = checked.replace("token = \"${TIDEGATE_ADMIN_TOKEN}\"\n", "");
+    let checked = checked.replace("page = \"chat\"\n", "#page\n");
+    let targets = ["[route.redirect]", "[route.respond]", "[route.files]"];
+    // All but the one at this place.
+    let but = |left: usize| {
+        let others = targets.iter().enumerate().filter(|(at, _)| *at != left);
+        others.fold(checked.clone(), |text, (_, header)| without(&text, header))
+    };
+    let plain = but(targets.len());
+    let Loaded { config, .. } = right(&plain);
     let tls = config.listeners[0].tls.as_ref().expect("tls is written");
     assert_eq!(tls.certificates.len(), 2);
     assert!(matches!(&tls.client_auth, ClientAuth::Required { ca, .. } if ca == Path::new("conf/certs/clients.pem")));
@@ -144,13 +151,11 @@ fn every_option_is_read() {
     assert_eq!(route.host, HostPattern::Exact("chat.example.com".to_owned()));
     assert_eq!(route.subprotocols.list.as_deref(), Some(&["chat.v2".to_owned(), "chat.v1".to_owned()][..]));
 
-    let alone = plain.replace("upstream = \"echo\"\n", "");
-    assert!(matches!(right(&alone).config.routes[0].target, Target::Page(Page::Chat)));
-    let alone = checked.replace("upstream = \"echo\"\n", "").replace("page = \"chat\"\n", "");
-    let answer = right(&without(&alone, targets[0])).config.routes[0].target.clone();
-    assert!(matches!(answer, Target::Respond(respond) if respond.status == 404));
-    let answer = right(&without(&alone, targets[1])).config.routes[0].target.clone();
-    assert!(matches!(answer, Target::Redirect(redirect) if redirect.status == 308));
+    let target = |text: &str| right(&text.replace("upstream = \"echo\"\n", "")).config.routes[0].target.clone();
+    assert!(matches!(target(&plain.replace("#page\n", "page = \"chat\"\n")), Target::Page(Page::Chat)));
+    assert!(matches!(target(&but(0)), Target::Redirect(redirect) if redirect.status == 308));
+    assert!(matches!(target(&but(1)), Target::Respond(respond) if respond.status == 404));
+    assert!(matches!(target(&but(2)), Target::Files(folder) if folder.path == Path::new("conf/public")));
 }
 
 /// The text without a table.
@@ -341,7 +346,35 @@ fn mistakes_in_limits_and_the_small_tables() {
             ),
             ("[drain]\ngrace = \"off\"", "2:9 drain.grace: \"off\" is not a duration"),
             ("[drain]\nwindow = \"10s\"", "2:1 drain.window: not yet supported in this version"),
-            ("[admin]\naddress = \"127.0.0.1:9090\"", "1:2 admin: not yet supported in this version"),
+            ("[admin]\nhosts = []", "1:1 admin.address: is missing"),
+            (
+                "[admin]\naddress = \"0.0.0.0:9090\"",
+                "2:11 admin.address: whoever reaches this address could end every session",
+            ),
+            (
+                "[admin]\naddress = \"[::]:9090\"\ntls = { certificate = \"a.pem\", key = \"a.key\" }",
+                "2:11 admin.address: whoever reaches this address could end every session",
+            ),
+            (
+                "[admin]\naddress = \"127.0.0.1:9090\"\ntoken = \"short\"",
+                "3:9 admin.token: a token has 16 to 512 visible ASCII characters",
+            ),
+            (
+                "[admin]\naddress = \"127.0.0.1:9090\"\ntoken = \"0123456789abcdef\"\ntoken_file = \"t\"",
+                "4:14 admin.token_file: stands beside `token`",
+            ),
+            (
+                "[admin]\naddress = \"127.0.0.1:9090\"\nsocket_mode = \"0999\"",
+                "3:15 admin.socket_mode: \"0999\" is no mode of a file",
+            ),
+            (
+                "[admin]\naddress = \"unix:/run/a.sock\"\ntls = { certificate = \"a.pem\", key = \"a.key\" }",
+                "3:7 admin.tls: TLS is not served on a Unix socket, where nobody could listen in",
+            ),
+            (
+                "[admin]\naddress = \"127.0.0.1:9001\"",
+                "7:11 upstream.echo.servers: ws://127.0.0.1:9001 is the admin interface: clients could reach it",
+            ),
             ("log = \"info\"", "1:7 log: a string stands where a table is wanted"),
             ("[[log]]\nlevel = \"info\"", "1:1 log: a list stands where a table is wanted"),
             ("[[backend]]\nkind = \"echo\"", "1:1 backend[1].listen: is missing"),
@@ -934,7 +967,7 @@ fn start_up_names_the_bound_addresses_the_routes_and_the_page() {
     let config = right(&read("config.toml")).config;
     let bound = ["127.0.0.1:43211", "[::1]:43212"].map(bound);
     assert_eq!(
-        config::show::start_up(&config, &bound, 2),
+        config::show::start_up(&config, &bound, None, 2),
         "listening on ws://127.0.0.1:43211\n\
          listening on wss://[::1]:43212\n\
          workers: 2 (auto)\n\
@@ -962,7 +995,7 @@ fn the_page_to_open_is_one_that_this_machine_reaches() {
         (format!("{LISTENER}{ROUTE}{UPSTREAM}"), "127.0.0.1:81", None),
     ];
     for (text, address, expected) in rows {
-        let told = config::show::start_up(&right(&text).config, &[bound(address)], 1);
+        let told = config::show::start_up(&right(&text).config, &[bound(address)], None, 1);
         let open = told.lines().find_map(|line| line.strip_prefix("open ")?.strip_suffix(" in a browser"));
         assert_eq!(open, expected, "{text}");
     }

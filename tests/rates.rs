@@ -90,7 +90,8 @@ impl Relay {
         let throttle = Throttle::new(&rates, std::slice::from_ref(client), &Arc::default());
         let ((client, near), (upstream, far)) = (Wire::new(), Wire::new());
         let opened = |stream| Opened { stream, early: Bytes::new() };
-        let mut session = Session::new(opened(near), opened(far), rules, false, throttle, registry.enter(None));
+        let mut session =
+            Session::new(opened(near), opened(far), rules, false, throttle, registry.enter(support::about(registry)));
         Relay { client, upstream, session: tokio::spawn(async move { session.run().await }) }
     }
 

@@ -13,7 +13,7 @@ use tidegate::config::model::{
 };
 use tidegate::limits::throttle::Throttle;
 use tidegate::relay::end::{Detail, Side};
-use tidegate::relay::registry::Registry;
+use tidegate::relay::registry::{Flow, Registry, Total};
 use tidegate::relay::session::Opened;
 use tidegate::relay::{Cause, End, Session};
 use tokio::task::JoinHandle;
@@ -84,7 +84,7 @@ impl Relay {
             rules,
             false,
             throttle,
-            registry.enter(None),
+            registry.enter(support::about(&registry)),
         );
         Relay {
             client,
@@ -225,7 +225,8 @@ async fn it_works_over_duplex_streams_too() {
     let (mut upstream, far) = tokio::io::duplex(1000);
     let opened = |stream| Opened { stream, early: Bytes::new() };
     let registry = Arc::new(Registry::default());
-    let mut session = Session::new(opened(near), opened(far), rules(), false, None, registry.enter(None));
+    let mut session =
+        Session::new(opened(near), opened(far), rules(), false, None, registry.enter(support::about(&registry)));
     let session = tokio::spawn(async move { session.run().await });
     let message = masked(BINARY, &[3; 100_000]);
     let expected = message.clone();
@@ -1247,6 +1248,9 @@ async fn played(
         data.map(|frame| frame.payload.len() as u64).sum::<u64>()
     };
     prop_assert_eq!((end.from_client.bytes, end.from_upstream.bytes), (payload(&up), payload(&down)));
+    let flow = Flow { from_client: end.from_client, from_upstream: end.from_upstream };
+    let totals: Vec<Total> = registry.traffic().into_iter().map(|(_, total)| total).collect();
+    prop_assert_eq!(totals, [Total { open: 0, ended: 1, flow }], "the record's numbers are the registry's");
     prop_assert!(limited || end.duration < seconds(1));
     Ok(())
 }

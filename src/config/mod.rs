@@ -4,6 +4,7 @@
 //! [`Source`] stays beside the configuration so that what is found later can point at its line.
 
 mod check;
+mod effective;
 pub mod model;
 mod problem;
 mod read;
@@ -17,6 +18,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+pub use effective::effective;
 pub use problem::{Problem, Problems, Source};
 pub use reference::{defaults, reference};
 
@@ -39,6 +41,8 @@ pub enum Files<'a> {
     Keys(&'a model::Keys),
     Sticky(&'a model::StickyCookie),
     Folder(&'a model::Folder),
+    /// The file of the admin interface's token.
+    Token(&'a Path, Position),
 }
 
 /// Opens files and says what is wrong, and which value it is about. This room opens none itself.
@@ -83,6 +87,11 @@ pub fn parse_with(
 pub fn embedded(kind: &str) -> model::BackendKind {
     let source = Source::new("", format!("[[backend]]\nkind = {kind:?}\nlisten = \"127.0.0.1:0\""));
     check::only_backend(&source, tree::parse(&source, &|_| None)).expect("the word is a kind of backend")
+}
+
+/// A duration as the file writes it: `"30s"`.
+pub fn duration(text: &str) -> Option<std::time::Duration> {
+    value::duration(text).ok()
 }
 
 fn read_text(path: &Path) -> Result<String, Problems> {

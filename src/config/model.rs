@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
+use super::problem::Source;
 use crate::proto::fields;
 
 /// The whole configuration.
@@ -28,6 +30,10 @@ pub struct Config {
     pub backends: Vec<Backend>,
     pub log: Log,
     pub drain: Drain,
+    /// `None`: there is no admin interface.
+    pub admin: Option<Admin>,
+    /// What it was read from, for those who ask what runs.
+    pub source: Source,
 }
 
 /// `[runtime]`
@@ -107,6 +113,8 @@ pub struct Position {
 pub struct Listener {
     pub address: ListenerAddress,
     pub address_at: Position,
+    /// Other processes of ours may listen there, too. Never on a Unix socket.
+    pub reuse_port: bool,
     /// Never on a Unix socket.
     pub tls: Option<ListenerTls>,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and PROXY headers count.
@@ -190,6 +198,13 @@ pub struct ListenerTls {
     pub development: bool,
     pub client_auth: ClientAuth,
     pub versions: TlsVersions,
+}
+
+impl ListenerTls {
+    /// Whether nobody gets in without a certificate.
+    pub fn demands_certificate(&self) -> bool {
+        matches!(self.client_auth, ClientAuth::Required { .. })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -517,6 +532,14 @@ pub struct Upstream {
     pub retry_budget: u32,
     /// `health.passive`; `None` is `"off"`.
     pub passive: Option<Passive>,
+    /// `health.active`; `None` is `"off"`.
+    pub active: Option<Active>,
+    /// `health.on_unhealthy`: of the sessions of a server whose checks failed.
+    pub on_unhealthy: Fate,
+    /// Of the sessions of a server that is gone from the configuration, or of an address that its name lost.
+    pub on_removed: Fate,
+    /// How long a server that comes back takes to its whole share. `None` is `"off"`.
+    pub slow_start: Option<Duration>,
     pub connect_timeout: Duration,
     /// From the connection to the end of the answer's head.
     pub handshake_timeout: Duration,
@@ -538,6 +561,55 @@ pub struct Passive {
     pub aside: Duration,
     /// And never longer.
     pub aside_max: Duration,
+}
+
+/// `health.active`: how a server is asked whether it is well, and how often.
+#[derive(Debug, Clone)]
+pub struct Active {
+    pub kind: CheckKind,
+    /// Below the server's own path; with a query. Begins with `/`.
+    pub path: String,
+    /// `Host`; `None` is the server's own.
+    pub host: Option<String>,
+    /// Offered in a WebSocket's handshake.
+    pub subprotocol: Option<String>,
+    /// Further fields of the request.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// What an answer to plain HTTP may have; at least one.
+    pub statuses: Vec<RangeInclusive<u16>>,
+    /// From the end of a check to the next.
+    pub interval: Duration,
+    /// In percent of it.
+    pub jitter: u32,
+    /// Of a whole check.
+    pub timeout: Duration,
+    /// So many good ones in a row bring it back; at least 1.
+    pub rise: u32,
+    /// So many bad ones in a row take it out; at least 1.
+    pub fall: u32,
+    /// It gets sessions before its first check.
+    pub initially_up: bool,
+}
+
+/// What a check is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckKind {
+    /// A connection, with TLS where the server has it.
+    Tcp,
+    /// A GET that is answered with one of the statuses.
+    Http,
+    /// An opening handshake, and a ping that is answered.
+    WebSocket,
+}
+
+/// What becomes of sessions that live on a server which gets no new ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Keep,
+    /// They end over `drain.window`.
+    Drain,
+    /// They end at once.
+    Close,
 }
 
 /// `balance`: which server is next.
@@ -578,6 +650,7 @@ pub enum SameSite {
     None,
 }
 
+/// One of an upstream's servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     pub address: ServerAddress,
@@ -650,6 +723,46 @@ impl BackendKind {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
+    /// `None` is standard error.
+    pub file: Option<PathBuf>,
+    pub access: AccessLog,
+    /// Of 100 requests or sessions on which all goes well, so many leave their lines.
+    pub sample: u32,
+    /// How often a living session leaves a line. `None` is `"off"`.
+    pub progress: Option<Duration>,
+    pub traceparent: TraceParent,
+}
+
+/// For commands that read no configuration.
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            format: LogFormat::Human,
+            level: LogLevel::Info,
+            file: None,
+            access: AccessLog { requests: true, opened: true, ended: true },
+            sample: 100,
+            progress: None,
+            traceparent: TraceParent::Begin,
+        }
+    }
+}
+
+/// `log.access`: what leaves a line, beside refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccessLog {
+    pub requests: bool,
+    pub opened: bool,
+    pub ended: bool,
+}
+
+/// What becomes of a request that belongs to no trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceParent {
+    /// One begins here.
+    Begin,
+    /// It goes on without.
+    Pass,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -672,4 +785,37 @@ pub enum LogLevel {
 pub struct Drain {
     /// How long sessions may take to end after SIGTERM or SIGINT.
     pub grace: Duration,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub address: ListenerAddress,
+    pub address_at: Position,
+    /// Of the file of a Unix socket.
+    pub socket_mode: u32,
+    /// `None`: whoever can connect may do everything.
+    pub token: Option<Token>,
+    /// Never on a Unix socket. With `client_auth`, a client certificate is always required.
+    pub tls: Option<ListenerTls>,
+    /// Names by which it may be asked for, beside `localhost` and IP addresses.
+    pub hosts: Vec<String>,
+}
+
+/// What who asks must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Token {
+    Written(Secret),
+    /// Read anew with each request.
+    File(PathBuf, Position),
+}
+
+/// A text that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hidden")
+    }
 }

@@ -8,12 +8,19 @@ use std::path::{Path, PathBuf};
 use super::model::Position;
 
 /// The text of a configuration file, kept to show the line of a problem that is found after parsing.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Source {
     file: PathBuf,
     text: String,
     /// Where each line begins: a file of thousands of routes asks for as many places.
     lines: Vec<usize>,
+}
+
+/// Without the text, which may hold secrets.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 impl Source {

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http::HeaderName;
+use http::uri::PathAndQuery;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::model::{
@@ -612,6 +613,29 @@ pub(super) fn host_pattern(text: &str) -> Parsed<HostPattern> {
 /// The value of a `Host` field: `host` or `host:port`.
 pub(super) fn host_header(text: &str) -> Parsed<String> {
     authority_parts(text).map(|_| text.to_owned())
+}
+
+/// The target of a health check, below a server's own path.
+pub(super) fn check_path(text: &str) -> Parsed<String> {
+    let whole = text.parse::<PathAndQuery>().is_ok_and(|parsed| parsed.as_str() == text);
+    match text.starts_with('/') && !text.starts_with("//") && whole {
+        true => Ok(text.to_owned()),
+        false => Err(Wrong::new(format!("{text:?} is not a path")).help("like \"/healthz\" or \"/ready?full=1\"")),
+    }
+}
+
+/// One status of an answer, or a range of them.
+pub(super) fn statuses(node: &Node) -> Parsed<RangeInclusive<u16>> {
+    let shown = match &node.value {
+        Value::Integer(number) => number.to_string(),
+        _ => text(node)?.to_owned(),
+    };
+    let status = |text: &str| whole(text).and_then(|n| u16::try_from(n).ok()).filter(|n| (200..=599).contains(n));
+    let (first, last) = shown.split_once('-').unwrap_or((&shown, &shown));
+    match (status(first), status(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err(Wrong::new(format!("{shown} is no final status")).help("like 204 or \"200-299\", from 200 to 599")),
+    }
 }
 
 /// A name for TLS: checked against the server's certificate.

@@ -3,6 +3,7 @@
 mod files;
 mod fixed;
 pub mod gate;
+pub mod marks;
 pub mod page;
 mod pass;
 pub mod serve;

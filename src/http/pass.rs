@@ -10,6 +10,7 @@ use http::{Request, Response, Version, request};
 use hyper::body::{Body as _, Incoming};
 
 use super::gate::{Refusing, target};
+use super::marks::Marks;
 use super::serve::Patience;
 use crate::live::Live;
 use crate::observe::log;
@@ -18,6 +19,7 @@ use crate::policy::sticky;
 use crate::proto::fields::{self, Framing};
 use crate::proto::plain;
 use crate::proto::refusal::Refusal;
+use crate::proto::trace::Trace;
 use crate::upstream::body::{Answer, Course, End, Upload};
 use crate::upstream::{Chosen, tries};
 
@@ -27,6 +29,7 @@ pub async fn pass(
     body: Incoming,
     passage: &Passage<'_>,
     visitor: &Visitor,
+    marks: &Marks,
     live: &Live,
 ) -> Result<Response<Answer>, Refusing> {
     let pool = live.pool(&passage.upstream.name);
@@ -35,9 +38,9 @@ pub async fn pass(
         // What the answer tells has to be readable here.
         parts.headers.remove(ACCEPT_ENCODING);
     }
-    let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+    let record = marks.record(passage.route, &passage.client, &parts);
     let course = Arc::new(Course::default());
-    let request = request(parts, body, passage, visitor, &course);
+    let request = request(parts, body, passage, visitor, &marks.trace, &course);
     let (uri, patience) = (request.uri().clone(), passage.rules.request_timeout);
     let (chosen, result) =
         tries::send(pool, wish, request, |server| target(passage.route, server, &uri), patience).await?;
@@ -53,11 +56,10 @@ pub async fn pass(
         response.body_mut().forsake();
         return Err(refused(Refusal::UpstreamBadAnswer, Some("its transfer coding is not chunked".to_owned())));
     }
-    let status = response.status().as_u16();
-    log::passed(&passage.route.name, passage.client.address, &server.text, &method, &path, status);
     if let Some(lesson) = pool.lesson(&wish, &member) {
         response.body_mut().set_lesson(lesson);
     }
+    live.metrics().passed(&passage.route.name, response.status().as_u16());
     response.body_mut().set_permit(permit);
     response.body_mut().set_idle_timeout(passage.rules.answer_idle_timeout);
     fields::plain_answer_headers(response.headers_mut());
@@ -70,6 +72,10 @@ pub async fn pass(
     }
     *response.version_mut() = Version::HTTP_11;
     response.extensions_mut().insert(Patience(passage.rules.body_timeout));
+    if let Some(mut record) = record {
+        record.upstream = Some(server.text.as_str().into());
+        response.extensions_mut().insert(record);
+    }
     Ok(response)
 }
 
@@ -79,6 +85,7 @@ fn request(
     body: Incoming,
     passage: &Passage<'_>,
     visitor: &Visitor,
+    trace: &Trace,
     course: &Arc<Course>,
 ) -> Request<Upload> {
     let framing = match body.size_hint().exact() {
@@ -88,6 +95,7 @@ fn request(
     };
     let expects = framing != Framing::Empty && fields::is_continue(&parts.headers);
     fields::plain_headers(&mut parts.headers, &passage.hop(visitor), passage.route.host_header.as_deref(), framing);
+    trace.pass(&mut parts.headers);
     passage.route.request_headers.apply(&mut parts.headers);
     let upload = match framing {
         Framing::Empty => Upload::empty(course.clone()),

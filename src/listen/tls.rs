@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 use crate::config::model::{CertificateFiles, ClientAuth, ListenerTls, TlsVersions};
 use crate::pem;
-use crate::pem::identity::{self, Identity, TlsProblem};
+use crate::pem::identity::{self, Identity, Leaf, TlsProblem};
 
 mod make;
 
@@ -65,6 +65,11 @@ pub fn load(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsError> {
 pub fn certificates(tls: &ListenerTls) -> Result<Vec<Certificate>, TlsError> {
     let describe = |identity: Identity| Certificate { names: identity.leaf.names, not_after: identity.leaf.not_after };
     Ok(identities(tls)?.into_iter().map(describe).collect())
+}
+
+/// When the certificate in a file expires; `None` where it cannot be read now.
+pub fn expiry(files: &CertificateFiles) -> Option<OffsetDateTime> {
+    Some(Leaf::read(&files.certificate, files.certificate_at).ok()?.not_after)
 }
 
 /// What a client that speaks plain HTTP to a TLS port is told, whole, before the connection is closed.

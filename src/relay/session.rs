@@ -4,6 +4,7 @@
 //! own frames only between two of theirs, and reads a side only while the other takes what it got (back-pressure).
 //! Ends in three steps: a cause is found and told → answers are awaited → both streams are shut and drained, in bounded time.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -19,11 +20,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::clock::Verdict;
 use super::end::{Cause, Detail, End, Excess, Side};
 use super::leg::{Leg, NO_CODE, Sends, code};
-use super::registry::Entry;
+use super::registry::{Entry, Flow, Living};
 use super::scratch::{self, Scratch};
 use super::toll::{Paid, Toll};
 use crate::config::model::{Heartbeat, PingMode, Rate, RelayRules};
 use crate::limits::throttle::{Sender, Throttle};
+use crate::observe::metrics::Metrics;
 use crate::proto::close::Code;
 use crate::proto::frame::{Control, Opcode};
 use crate::proto::scan::{Event, Rules, Scanner, Until, Violation};
@@ -48,12 +50,11 @@ pub struct Session<S> {
     /// Those of the route, but for the heartbeat.
     rules: Arc<RelayRules>,
     heartbeat: Option<Heartbeat>,
-    order: Entry,
+    entry: Entry,
     /// This task's, as the timer and the registry know it.
     waker: Waker,
     /// The payload of our pings: tells our pongs from those of others.
     nonce: [u8; 8],
-    opened: Instant,
     last_data: Instant,
     ending: Option<Ending>,
     /// The timer is to be set earlier than it stands.
@@ -108,6 +109,9 @@ struct Pass {
     nonce: [u8; 8],
     /// The client showed life lately: an upstream's ping may be answered for it.
     client_fresh: bool,
+    /// What came of it, for the metrics: this side answered our ping after so long; one of ours was written.
+    round_trip: Cell<Option<Duration>>,
+    pinged: Cell<bool>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
@@ -118,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         rules: impl Into<Arc<RelayRules>>,
         deflate: bool,
         throttle: Option<Arc<Throttle>>,
-        order: Entry,
+        entry: Entry,
     ) -> Self {
         let (rules, now) = (rules.into(), Instant::now());
         let scanner = |masked| {
@@ -140,15 +144,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             upstream,
             heartbeat: rules.heartbeat.map(jitter),
             rules,
-            order,
+            entry,
             waker: Waker::noop().clone(),
             nonce: rand::random(),
-            opened: now,
             last_data: now,
             ending: None,
             rearm: None,
             doomed: false,
         }
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        self.entry.metrics()
+    }
+
+    /// What others see of it.
+    pub fn living(&self) -> &Living {
+        self.entry.living()
     }
 
     /// Relays until the end. To be called once.
@@ -165,12 +177,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut arm = !self.waker.will_wake(cx.waker());
         if arm {
             self.waker.clone_from(cx.waker());
-            self.order.watch(&self.waker);
+            self.entry.watch(&self.waker);
         }
-        if let Some(cause) = self.order.ordered() {
-            self.end(cause, Side::Gateway, Detail::None, now);
+        if let Some(order) = self.entry.ordered() {
+            self.end(order.cause, Side::Gateway, Detail::None, now);
         }
-        if self.order.has_to_make_room() {
+        if self.entry.has_to_make_room() {
             self.make_room(now);
         }
         scratch::with(|scratch| {
@@ -202,18 +214,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Moves what can be moved both ways. True when there may be more to move without anybody waking us for it.
     fn round(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> bool {
         let mut again = false;
+        let before = self.flow();
         for side in [Side::Client, Side::Upstream] {
             let pass = self.pass(now);
             let (from, to) = self.from(side);
-            let before = from.traffic();
+            let waited = from.toll.until();
             let (more, happening) = pump(from, to, cx, scratch, &pass);
             again |= more;
-            if from.traffic() != before {
-                self.last_data = now;
-            }
+            self.tell(side, &pass, waited);
             if let Some(happening) = happening {
                 self.happened(side, happening, now);
             }
+        }
+        let flow = self.flow();
+        if flow != before {
+            self.last_data = now;
+            self.entry.publish(flow, now);
         }
         self.client.flush(cx);
         self.upstream.flush(cx);
@@ -222,6 +238,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         // After its turn there may be something to say to the upstream: the answer to a ping of its own.
         let answer = self.upstream.has_due() && can_say(&self.client, &self.upstream, &self.pass(now));
         again | answer | self.settle(cx, now)
+    }
+
+    fn flow(&self) -> Flow {
+        Flow { from_client: self.client.traffic(), from_upstream: self.upstream.traffic() }
     }
 
     fn pass(&self, now: Instant) -> Pass {
@@ -233,6 +253,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             nonce: self.nonce,
             // The silence of a side that we do not read is our doing.
             client_fresh: self.client.toll.until().is_some() || self.client.watch.fresh(now, fresh),
+            round_trip: Cell::default(),
+            pinged: Cell::default(),
+        }
+    }
+
+    /// Tells the metrics what a pump brought; mostly that is nothing. `waited` until then before it.
+    fn tell(&self, side: Side, pass: &Pass, waited: Option<Instant>) {
+        let (from, to) = match side {
+            Side::Upstream => (&self.upstream, &self.client),
+            Side::Client | Side::Gateway => (&self.client, &self.upstream),
+        };
+        if let Some(took) = pass.round_trip.take() {
+            self.entry.metrics().answered(from.side, took);
+        }
+        if pass.pinged.take() {
+            self.entry.metrics().pinged(to.side);
+        }
+        if let Some(until) = from.toll.until()
+            && waited.is_none_or(|waited| until > waited)
+        {
+            let since = waited.map_or(pass.now, |waited| waited.max(pass.now));
+            self.entry.metrics().throttled(side, until.saturating_duration_since(since));
         }
     }
 
@@ -240,7 +282,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// what is held.
     fn heed_waits(&mut self, now: Instant) {
         // With nearly every message nothing waits, and nothing did.
-        if !self.client.is_held_up() && !self.upstream.is_held_up() && self.order.holds_nothing() {
+        if !self.client.is_held_up() && !self.upstream.is_held_up() && self.entry.holds_nothing() {
             return;
         }
         self.client.heed_refusal(now);
@@ -252,7 +294,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Some(at) = turns.chain(patience).min() {
             self.rearm(at);
         }
-        self.order.hold(self.client.holds() + self.upstream.holds(), now);
+        self.entry.hold(self.client.holds() + self.upstream.holds(), now);
     }
 
     /// The side that has refused bytes for longest, and since when.
@@ -282,7 +324,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         };
         self.end(cause, side, Detail::HeldBytes, now);
         self.from(side).0.abandon();
-        self.order.hold(self.client.holds() + self.upstream.holds(), now);
+        self.entry.hold(self.client.holds() + self.upstream.holds(), now);
     }
 
     /// Writing to a side failed. A Close of its own may still lie in our receive buffer and tell more than the error does:
@@ -446,9 +488,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             next = next.min(due);
         }
-        for (limit, since, cause) in
-            [(self.rules.max_age, self.opened, Cause::MaxAge), (self.rules.idle_timeout, self.last_data, Cause::Idle)]
-        {
+        for (limit, since, cause) in [
+            (self.rules.max_age, self.entry.living().opened, Cause::MaxAge),
+            (self.rules.idle_timeout, self.last_data, Cause::Idle),
+        ] {
             let Some(due) = limit.map(|limit| since + limit) else { continue };
             if now >= due {
                 self.end(cause, Side::Gateway, Detail::None, now);
@@ -489,7 +532,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             upstream: self.upstream.codes(),
             from_client: self.client.traffic(),
             from_upstream: self.upstream.traffic(),
-            duration: now.saturating_duration_since(self.opened),
+            duration: now.saturating_duration_since(self.entry.living().opened),
         })
     }
 }
@@ -595,7 +638,9 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
             Some(Event::Control(close)) if close.opcode() == Opcode::Close => break Some(Happening::Closed(close)),
             Some(Event::Control(control)) => {
                 match control.opcode() {
-                    Opcode::Pong if control.payload() == pass.nonce => {}
+                    Opcode::Pong if control.payload() == pass.nonce => {
+                        pass.round_trip.set(from.watch.answered(pass.now))
+                    }
                     _ if pass.forward_pings && relayed => gather.copy(control.encode(to.mask()).as_ref()),
                     Opcode::Ping => pong(from, to, &control, pongs, pass),
                     _ => {}
@@ -669,6 +714,7 @@ fn can_say<S: AsyncRead + AsyncWrite + Unpin>(from: &Leg<S>, to: &Leg<S>, pass: 
 
 /// Puts our frames for `to` into its stream. After our Close nothing of `from` passes any more.
 fn say<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Leg<S>, to: &mut Leg<S>, output: &mut Vec<u8>, pass: &Pass) {
+    pass.pinged.set(pass.pinged.get() | to.ping_due);
     to.take_due(output, may_answer(to, pass), &pass.nonce, pass.now);
     if to.codes.sent.is_some() && from.sends == Sends::Relayed {
         from.sends = Sends::Awaited;

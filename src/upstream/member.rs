@@ -13,7 +13,7 @@ use super::For;
 use super::balance::hash;
 use super::health::{Health, Hindrance};
 use super::kept::Kept;
-use crate::config::model::Server;
+use crate::config::model::{Server, Upstream};
 use crate::limits::Gauge;
 
 /// A server that sessions and requests may be sent to.
@@ -97,6 +97,8 @@ pub struct ServerStatus {
     pub backup: bool,
     pub condition: Condition,
     pub by_hand: State,
+    /// Why its last check failed; `None`: it did not, or nobody checks it.
+    pub failure: Option<String>,
     /// Open or being dialled.
     pub sessions: usize,
     /// Plain requests on their way.
@@ -106,8 +108,11 @@ pub struct ServerStatus {
 }
 
 impl Vitals {
-    pub fn new() -> Arc<Vitals> {
-        Arc::new(Vitals { sessions: Gauge::new(None), requests: Gauge::new(None), health: Mutex::default() })
+    /// Of a server that is new; `joins`: the others are there already.
+    pub fn new(upstream: &Upstream, joins: bool) -> Arc<Vitals> {
+        let up = upstream.active.as_ref().is_none_or(|active| active.initially_up);
+        let health = Mutex::new(Health::new(up, joins, Instant::now()));
+        Arc::new(Vitals { sessions: Gauge::new(None), requests: Gauge::new(None), health })
     }
 
     pub fn gauge(&self, what: For) -> &Arc<Gauge> {
@@ -158,6 +163,7 @@ impl Member {
             _ if leaving => Condition::Leaving,
             Some(Hindrance::Hand(State::Down)) => Condition::Down,
             Some(Hindrance::Hand(_)) => Condition::Drain,
+            Some(Hindrance::Unhealthy) => Condition::Unhealthy,
             Some(Hindrance::Aside(_)) => Condition::Aside,
             None => Condition::Up,
         };
@@ -168,6 +174,7 @@ impl Member {
             backup: self.server.backup,
             condition,
             by_hand: health.by_hand(),
+            failure: health.failure().map(str::to_owned),
             sessions: self.vitals.sessions.taken(),
             requests: self.vitals.requests.taken(),
             since: SystemTime::now() - now.saturating_duration_since(health.since()),

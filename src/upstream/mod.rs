@@ -17,15 +17,19 @@ use std::time::Duration;
 
 use http::{HeaderValue, request};
 use rustls::ClientConfig;
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::model::{Balance, ClientBy, Passive, Server, Upstream};
+use crate::drain::Drain;
 use crate::limits::Permit;
 use crate::policy::client::{self, Client, ClientKey};
 use crate::proto::fields::Hop;
 use crate::proto::refusal::Refusal;
 use balance::{Candidate, Rule, choose, hash};
 use health::Hindrance;
+use health::watch::watch;
 use kept::Kept;
 use member::{Member, ServerStatus, State, Vitals};
 use sticky::{Lesson, Sticky, Wish};
@@ -49,6 +53,13 @@ pub struct Pool {
     size: AtomicUsize,
     /// Of retries.
     budget: Budget,
+    /// Who checks the servers is told that they are others now.
+    changed: Arc<Notify>,
+    /// Ends the checks, as does the end of the pool.
+    checks: CancellationToken,
+    _end: DropGuard,
+    /// The checks of the pool that this one renews.
+    checks_before: Option<CancellationToken>,
 }
 
 #[derive(Debug, Default)]
@@ -102,12 +113,11 @@ enum For {
 impl Pool {
     pub fn new(upstream: Arc<Upstream>, tls: Option<Arc<ClientConfig>>, sticky: Sticky) -> Self {
         let budget = Budget::new(upstream.retry_budget);
-        let members = upstream
-            .servers
-            .iter()
-            .map(|server| Arc::new(Member::new(server, None, Arc::new(kept(&upstream)), Vitals::new())));
+        let members = upstream.servers.iter().map(|server| {
+            Arc::new(Member::new(server, None, Arc::new(kept(&upstream)), Vitals::new(&upstream, false)))
+        });
         let members = members.collect();
-        Pool::with(upstream, tls, sticky, budget, members, Set::default())
+        Pool::with(upstream, tls, sticky, budget, members, Set::default(), None)
     }
 
     /// The pool of a changed configuration: servers that stay keep their sessions, health, turns and addresses. Those that
@@ -136,11 +146,13 @@ impl Pool {
             if known.is_empty() {
                 members.push(match old.find(&server.text, None) {
                     Some(leaving) => stays(server, leaving),
-                    None => Arc::new(Member::new(server, None, Arc::new(kept(&upstream)), Vitals::new())),
+                    None => {
+                        Arc::new(Member::new(server, None, Arc::new(kept(&upstream)), Vitals::new(&upstream, true)))
+                    }
                 });
             }
         }
-        Pool::with(upstream, tls, sticky, budget, members, old)
+        Pool::with(upstream, tls, sticky, budget, members, old, Some(self.checks.clone()))
     }
 
     fn with(
@@ -150,10 +162,29 @@ impl Pool {
         budget: Budget,
         members: Vec<Arc<Member>>,
         mut set: Set,
+        checks_before: Option<CancellationToken>,
     ) -> Self {
         let size = AtomicUsize::new(members.len());
         set.replace(members);
-        Pool { upstream, tls, sticky, set: Mutex::new(set), size, budget }
+        let (set, changed, checks) = (Mutex::new(set), Arc::default(), CancellationToken::new());
+        let _end = checks.clone().drop_guard();
+        Pool { upstream, tls, sticky, set, size, budget, changed, checks, _end, checks_before }
+    }
+
+    /// Begins to check the servers, until the gateway stops; the checks of the pool that this one renews end. To be called
+    /// once, when the pool is in service.
+    pub fn start(self: &Arc<Self>, drain: &Drain) {
+        if let Some(before) = &self.checks_before {
+            before.cancel();
+        }
+        let (pool, checks, drain) = (Arc::downgrade(self), self.checks.clone(), drain.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = drain.begun() => {}
+                () = checks.cancelled() => {}
+                () = watch(pool, drain.clone()) => {}
+            }
+        });
     }
 
     /// Tells where the name of a server leads: it has one member for each address from now on. Addresses that stay keep
@@ -169,7 +200,12 @@ impl Pool {
         let mut set = self.set();
         let member = |address: &SocketAddr| match set.find(server, Some(*address)) {
             Some(member) => member.clone(),
-            None => Arc::new(Member::new(configured, Some(*address), Arc::new(kept(&self.upstream)), Vitals::new())),
+            None => Arc::new(Member::new(
+                configured,
+                Some(*address),
+                Arc::new(kept(&self.upstream)),
+                Vitals::new(&self.upstream, true),
+            )),
         };
         let resolved: Vec<_> = addresses.iter().map(member).collect();
         let first = set.members.iter().position(|member| member.server.text == server).unwrap_or(0);
@@ -178,6 +214,11 @@ impl Pool {
         members.splice(first..first, resolved);
         self.size.store(members.len(), Ordering::Relaxed);
         set.replace(members);
+        self.changed.notify_one();
+    }
+
+    fn members(&self) -> Vec<Arc<Member>> {
+        self.set().members.clone()
     }
 
     /// Takes a server out, or back, by hand: all its addresses, or one. Returns whether there is such a server.
@@ -234,18 +275,20 @@ impl Pool {
         let mut set = self.set();
         let Set { members, credit, candidates, .. } = &mut *set;
         let now = Instant::now();
-        let candidate = |member: &Arc<Member>| Candidate {
-            weight: member.server.weight,
-            backup: member.server.backup,
-            load: member.vitals.load(),
-            open: member.vitals.gauge(what).taken() < cap
-                && member.vitals.health().hindrance(now).is_none()
-                && !tried.iter().any(|tried| tried.is(member)),
-            name: member.name,
+        let candidate = |member: &Arc<Member>| {
+            let health = member.vitals.health();
+            let has_room = member.vitals.gauge(what).taken() < cap;
+            Candidate {
+                weight: member.server.weight * health.share(now, self.upstream.slow_start),
+                backup: member.server.backup,
+                load: member.vitals.load(),
+                open: has_room && health.hindrance(now).is_none() && !tried.iter().any(|tried| tried.is(member)),
+                name: member.name,
+            }
         };
         candidates.clear();
         candidates.extend(members.iter().map(candidate));
-        let nobody = || nobody(members, now);
+        let nobody = || self.nobody(members, now);
         // What belongs to a session goes to a server that takes nothing else any more.
         let may_own = |member: &Arc<Member>| {
             wish.owner == Some(member.name)
@@ -264,6 +307,21 @@ impl Pool {
         let permit = member.vitals.gauge(what).enter_below(cap).ok_or_else(nobody)?;
         member.vitals.health().chosen(now, self.trial());
         Ok(Chosen { member, permit })
+    }
+
+    /// Why there is nobody: none is to be chosen, and then at once; or those that are have all their sessions.
+    fn nobody(&self, members: &[Arc<Member>], now: Instant) -> Refusal {
+        let wait = |member: &Arc<Member>| {
+            member.vitals.health().hindrance(now).map(|hindrance| match hindrance {
+                Hindrance::Aside(until) => until - now,
+                Hindrance::Unhealthy => self.upstream.active.as_ref().map_or(BY_HAND, |active| active.interval),
+                Hindrance::Hand(_) => BY_HAND,
+            })
+        };
+        match members.iter().map(wait).collect::<Option<Vec<_>>>().and_then(|waits| waits.into_iter().min()) {
+            Some(retry_after) => Refusal::NoHealthyServer { retry_after },
+            None => Refusal::SessionsUpstream,
+        }
     }
 
     /// How long one try of a server takes, until its answer.
@@ -319,20 +377,6 @@ impl Pool {
 
 fn kept(upstream: &Upstream) -> Kept {
     Kept::new(upstream.keepalive, upstream.keepalive_timeout)
-}
-
-/// Why there is nobody: none is to be chosen, and then at once; or those that are have all their sessions.
-fn nobody(members: &[Arc<Member>], now: Instant) -> Refusal {
-    let wait = |member: &Arc<Member>| {
-        member.vitals.health().hindrance(now).map(|hindrance| match hindrance {
-            Hindrance::Aside(until) => until - now,
-            Hindrance::Hand(_) => BY_HAND,
-        })
-    };
-    match members.iter().map(wait).collect::<Option<Vec<_>>>().and_then(|waits| waits.into_iter().min()) {
-        Some(retry_after) => Refusal::NoHealthyServer { retry_after },
-        None => Refusal::SessionsUpstream,
-    }
 }
 
 /// A request that does not say who sent it belongs to its address, of IPv6 to its network: without cookies, too, the

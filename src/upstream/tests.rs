@@ -165,3 +165,119 @@ fn by_hand() {
     pool.set_state("ws://a", None, State::Up);
     assert_eq!(turns(&pool, 2), "a, a");
 }
+
+/// How often each is taken of a hundred times.
+fn shares(pool: &Pool) -> [usize; 3] {
+    let taken = turns(pool, 100);
+    ["a", "b", "c"].map(|name| taken.matches(name).count())
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_start() {
+    let pool = pool("slow_start = \"30s\"");
+    assert_eq!(shares(&pool), [34, 33, 33], "not when all begin");
+    pool.set_state("ws://b", None, State::Down);
+    pool.set_state("ws://b", None, State::Up);
+    let mut grown = vec![shares(&pool)[1]];
+    for _ in 0..3 {
+        tokio::time::advance(Duration::from_secs(10)).await;
+        grown.push(shares(&pool)[1]);
+    }
+    // Of 10, 40, 70 and 100 beside twice 100.
+    assert_eq!(grown, [5, 17, 26, 33]);
+
+    let more = format!("{THREE}, \"ws://d\"");
+    let pool = pool.renew(upstream(&more, "slow_start = \"30s\""), None, Sticky::default());
+    assert_eq!(turns(&pool, 31).matches('d').count(), 1, "one that comes later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_start_moves_keys_to_it_and_no_others() {
+    let pool = pool("balance = \"hash:client\"\nslow_start = \"30s\"");
+    let of = |pool: &Pool| -> Vec<_> {
+        let of = |key| {
+            pool.choose(&Wish { key: Some(hash(&[key])), ..Wish::default() }, &[], For::Session).expect("one is open")
+        };
+        (0..=255).map(|key| name(&of(key))).collect()
+    };
+    let before = of(&pool);
+    pool.set_state("ws://b", None, State::Down);
+    let without = of(&pool);
+    pool.set_state("ws://b", None, State::Up);
+    let mut last = without.clone();
+    let mut moved = Vec::new();
+    for _ in 0..=3 {
+        let now = of(&pool);
+        assert!(now.iter().zip(&last).all(|(now, last)| now == last || now == "b"), "each moves once, and to it");
+        moved.push(now.iter().filter(|name| *name == "b").count());
+        last = now;
+        tokio::time::advance(Duration::from_secs(10)).await;
+    }
+    assert!(moved.is_sorted() && moved[0] > 0 && moved[0] < moved[3] / 2, "{moved:?}");
+    assert_eq!(last, before);
+}
+
+#[test]
+fn an_unhealthy_server_gets_nothing_even_if_it_is_alone() {
+    let upstream = upstream("\"ws://a\"", "health = { active = { interval = \"7s\" } }");
+    let rules = upstream.active.clone().expect("it is there");
+    let pool = Pool::new(upstream, None, Sticky::default());
+    let check = |failure: Option<&str>| {
+        pool.members()[0].vitals.health().checked(failure.map(str::to_owned), &rules, Instant::now());
+    };
+    check(Some("why"));
+    let refusal = pool.choose(&Wish::default(), &[], For::Session).expect_err("it is down");
+    assert!(matches!(refusal, Refusal::NoHealthyServer { retry_after } if retry_after == Duration::from_secs(7)));
+    assert_eq!((shown(&pool), pool.servers()[0].failure.as_deref()), ("a 0 unhealthy".to_owned(), Some("why")));
+    (0..2).for_each(|_| check(None));
+    assert_eq!(turns(&pool, 1), "a");
+}
+
+/// Whether somebody connects from now on, within several intervals of a check.
+async fn is_checked(listener: &tokio::net::TcpListener) -> bool {
+    let accepted = async |millis| tokio::time::timeout(Duration::from_millis(millis), listener.accept()).await.is_ok();
+    // Those that have waited to be accepted.
+    while accepted(5).await {}
+    accepted(200).await
+}
+
+#[tokio::test]
+async fn checks_begin_and_end_with_the_pool() {
+    let listeners = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let [one, two] = listeners.map(|listener| {
+        listener.set_nonblocking(true).expect("an option");
+        tokio::net::TcpListener::from_std(listener).expect("a runtime")
+    });
+    let server = |listener: &tokio::net::TcpListener| format!("\"ws://{}\"", listener.local_addr().expect("bound"));
+    let active = "health = { active = { interval = \"20ms\" } }";
+    let drain = Drain::new(0);
+    let pool = Arc::new(Pool::new(upstream(&server(&one), active), None, Sticky::default()));
+    pool.start(&drain);
+    assert!(is_checked(&one).await);
+
+    let new =
+        Arc::new(pool.renew(upstream(&format!("{}, {}", server(&one), server(&two)), active), None, Sticky::default()));
+    new.start(&drain);
+    assert!(is_checked(&one).await && is_checked(&two).await);
+    let new = {
+        let last = Arc::new(new.renew(upstream(&server(&two), active), None, Sticky::default()));
+        last.start(&drain);
+        last
+    };
+    assert!(is_checked(&two).await && !is_checked(&one).await, "nobody asks for who is gone");
+
+    let off = Arc::new(new.renew(upstream(&server(&two), ""), None, Sticky::default()));
+    off.start(&drain);
+    assert!(!is_checked(&two).await, "though the old pool is there");
+    let again = Arc::new(off.renew(upstream(&server(&two), active), None, Sticky::default()));
+    again.start(&drain);
+    assert!(is_checked(&two).await);
+    let stopped = Arc::new(Pool::new(upstream(&server(&one), active), None, Sticky::default()));
+    let stop = Drain::new(0);
+    stopped.start(&stop);
+    assert!(is_checked(&one).await);
+    stop.drain(Duration::ZERO).await;
+    assert!(!is_checked(&one).await, "the gateway stops");
+    drop(again);
+    assert!(!is_checked(&two).await, "the pool is gone");
+}

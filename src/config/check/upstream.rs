@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use crate::config::Files;
-use crate::config::model::{Limits, Passive, Position, SameSite, Server, Sticky, StickyCookie, Upstream, UpstreamTls};
+use crate::config::model::{
+    Active, CheckKind, Fate, Limits, Passive, Position, SameSite, Server, Sticky, StickyCookie, Upstream, UpstreamTls,
+};
 use crate::config::problem::Source;
 use crate::config::read::Reader;
 use crate::config::tree::Node;
-use crate::config::value::{self, Wrong, boolean, number, one_of, string};
+use crate::config::value::{self, Parsed, Wrong, boolean, number, one_of, or_off, string};
 
 use super::limits::cap;
 use super::listener::certificate_pair;
+use super::route::field;
 use super::{all, file, repeated};
 
 pub(super) fn upstream(
@@ -37,7 +40,9 @@ pub(super) fn upstream(
     let keepalive_timeout = table.value("keepalive_timeout", string(value::duration));
     let tls_at = table.written("tls");
     let tls = table.table("tls").and_then(|tls| upstream_tls(tls, source));
-    let passive = health(&mut table);
+    let health = table.table("health").and_then(health);
+    let slow_start = table.value("slow_start", or_off(string(value::duration)));
+    let on_removed = table.value("on_removed", fate);
     let secure = servers.iter().flatten().flatten().any(|(server, _)| server.tls);
     if let Some(tls) = tls.as_ref().filter(|_| secure) {
         table.inspect(Files::Upstream(tls), |at| format!("tls{}", key_at(tls, at)));
@@ -66,6 +71,7 @@ pub(super) fn upstream(
         table.warn(*at, "servers", wrong.help("leave `backup` out of those that are used first"));
     }
     table.finish();
+    let (passive, active, on_unhealthy) = health?;
     Some(Arc::new(Upstream {
         name: name.to_owned(),
         servers: all(servers?)?.into_iter().map(|(server, _)| server).collect(),
@@ -73,7 +79,11 @@ pub(super) fn upstream(
         sticky: sticky?,
         retries: retries? as u32,
         retry_budget: retry_budget? as u32,
-        passive: passive?,
+        passive,
+        active,
+        on_unhealthy,
+        on_removed: on_removed?,
+        slow_start: slow_start?,
         connect_timeout: connect_timeout?,
         handshake_timeout: handshake_timeout?,
         sessions_per_server: per_server.value?,
@@ -111,15 +121,79 @@ fn sticky_cookie(mut table: Reader<'_, '_>, source: &Source) -> Option<StickyCoo
     cookie
 }
 
-/// `health.passive`; `None` in it is `"off"`.
-fn health(table: &mut Reader<'_, '_>) -> Option<Option<Passive>> {
-    let mut health = table.table("health")?;
-    let rules = health.table("passive").map(passive);
-    health.finish();
-    match rules {
-        None => Some(None),
-        Some(rules) => rules.map(Some),
+fn health(mut table: Reader<'_, '_>) -> Option<(Option<Passive>, Option<Active>, Fate)> {
+    let on_unhealthy_at = table.written("on_unhealthy");
+    let passive = table.table("passive").map(passive);
+    let active = table.table("active").map(active);
+    let on_unhealthy = table.value("on_unhealthy", fate);
+    if let (None, Some(Fate::Drain | Fate::Close), Some(at)) = (&active, on_unhealthy, on_unhealthy_at) {
+        let wrong = Wrong::new("has no effect: nobody checks the servers");
+        table.warn(at, "on_unhealthy", wrong.help("add `active = { … }`"));
     }
+    table.finish();
+    // None is "off", and Some(None) was refused.
+    let passive = passive.map_or(Some(None), |rules| rules.map(Some));
+    let active = active.map_or(Some(None), |rules| rules.map(Some));
+    Some((passive?, active?, on_unhealthy?))
+}
+
+fn fate(node: &Node) -> Parsed<Fate> {
+    one_of(&[("keep", Fate::Keep), ("drain", Fate::Drain), ("close", Fate::Close)])(node)
+}
+
+fn active(mut table: Reader<'_, '_>) -> Option<Active> {
+    const KINDS: &[(&str, CheckKind)] =
+        &[("tcp", CheckKind::Tcp), ("http", CheckKind::Http), ("websocket", CheckKind::WebSocket)];
+    const OF_REQUESTS: [&str; 3] = ["path", "host", "headers"];
+    let written: Vec<_> = table.known_keys().map(|(key, at)| (key.to_owned(), at)).collect();
+    let has_host = table.written("host").is_some();
+    let has_subprotocol = table.written("subprotocol").is_some();
+    let statuses_at = table.written("status");
+    let kind = table.value("kind", one_of(KINDS));
+    let path = table.value("path", string(value::check_path));
+    let host = table.value("host", string(value::host_header));
+    let headers = table.pairs("headers", field);
+    let subprotocol = table.value("subprotocol", string(value::subprotocol));
+    let statuses = table.list("status", value::statuses);
+    let interval = table.value("interval", string(value::duration));
+    let jitter = table.value("jitter", number(0..=50));
+    let timeout = table.value("timeout", string(value::duration));
+    let rise = table.value("rise", number(1..=1000));
+    let fall = table.value("fall", number(1..=1000));
+    let initially_up = table.value("initial", one_of(&[("up", true), ("down", false)]));
+    if let (Some([]), Some(at)) = (statuses.as_deref(), statuses_at) {
+        table.wrong(at, "status", Wrong::new("no answer would be good").help("like [200, \"300-399\"]"));
+    }
+    for (key, at) in &written {
+        let is_used = match key.as_str() {
+            "status" => kind == Some(CheckKind::Http),
+            "subprotocol" => kind == Some(CheckKind::WebSocket),
+            key if OF_REQUESTS.contains(&key) => kind != Some(CheckKind::Tcp),
+            _ => true,
+        };
+        if !is_used && kind.is_some() {
+            table.warn(
+                *at,
+                key,
+                Wrong::new("has no effect with this `kind`").help("remove it, or choose another kind"),
+            );
+        }
+    }
+    table.finish();
+    Some(Active {
+        kind: kind?,
+        path: path?,
+        host: if has_host { Some(host?) } else { None },
+        headers: all(headers?)?,
+        subprotocol: if has_subprotocol { Some(subprotocol?) } else { None },
+        statuses: all(statuses?)?,
+        interval: interval?,
+        jitter: jitter? as u32,
+        timeout: timeout?,
+        rise: rise? as u32,
+        fall: fall? as u32,
+        initially_up: initially_up?,
+    })
 }
 
 fn passive(mut table: Reader<'_, '_>) -> Option<Passive> {
