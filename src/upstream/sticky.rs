@@ -99,6 +99,12 @@ impl Sticky {
         Ok(Sticky { cookie, sids: rules.socket_io.then(Arc::default) })
     }
 
+    /// Whether cookies are signed with the same key: its file may have changed.
+    pub fn has_key_of(&self, other: &Sticky) -> bool {
+        let mark = |sticky: &Sticky| sticky.cookie.as_ref().map(|(_, key)| key.seal("", 0));
+        mark(self) == mark(other)
+    }
+
     /// Takes over the sessions that `old` knows.
     pub fn inherit(&mut self, old: &Sticky) {
         if let (Some(sids), Some(old)) = (&mut self.sids, &old.sids) {
