@@ -35,6 +35,7 @@ use crate::listen::tls::TlsError;
 use crate::live::{Current, Door, Live};
 use crate::notify;
 use crate::observe::{log, progress};
+use crate::upstream::resolve;
 use crate::upstream::sticky;
 use build::Built;
 use reload::Running;
@@ -213,7 +214,8 @@ impl Gateway {
         for server in servers {
             tokio::spawn(server);
         }
-        let Built { live, sockets, .. } = built;
+        let Built { mut live, sockets, .. } = built;
+        live.names = resolve::keep(&live.config.dns, live.pools.values()).await;
         let current = Current::new(live);
         serve_all(sockets, &current);
         let live = current.load();

@@ -6,6 +6,7 @@ pub mod dial;
 mod health;
 pub mod kept;
 pub mod member;
+pub mod resolve;
 pub mod sticky;
 pub mod tls;
 pub mod tries;
@@ -28,6 +29,7 @@ use crate::policy::client::{self, Client, ClientKey};
 use crate::proto::fields::Hop;
 use crate::proto::refusal::Refusal;
 use crate::relay::Cause;
+use crate::socket::Sources;
 use balance::{Candidate, Rule, choose, hash};
 use health::Hindrance;
 use health::watch::{Ends, watch};
@@ -47,6 +49,7 @@ pub struct Pool {
     /// Set when one of the servers speaks TLS.
     tls: Option<Arc<ClientConfig>>,
     sticky: Sticky,
+    sources: Sources,
     /// Held from the look at loads and health until the place is taken, so that of many handshakes at once each sees the
     /// others.
     set: Mutex<Set>,
@@ -168,9 +171,10 @@ impl Pool {
     ) -> Self {
         let size = AtomicUsize::new(members.len());
         set.replace(members);
+        let sources = Sources::new(&upstream.source_addresses);
         let (set, changed, checks) = (Mutex::new(set), Arc::default(), CancellationToken::new());
         let _end = checks.clone().drop_guard();
-        Pool { upstream, tls, sticky, set, size, budget, changed, checks, _end, checks_before }
+        Pool { upstream, tls, sticky, sources, set, size, budget, changed, checks, _end, checks_before }
     }
 
     /// Begins to check the servers, until the gateway stops; the checks of the pool that this one renews end. To be called
@@ -239,6 +243,12 @@ impl Pool {
 
     fn members(&self) -> Vec<Arc<Member>> {
         self.set().members.clone()
+    }
+
+    /// Where the name of a server leads, as it was told last.
+    fn addresses(&self, server: &str) -> Vec<SocketAddr> {
+        let set = self.set();
+        set.members.iter().filter(|member| member.server.text == server).filter_map(|member| member.address).collect()
     }
 
     /// Takes a server out, or back, by hand: all its addresses, or one. Returns whether there is such a server.
