@@ -36,6 +36,7 @@ use crate::live::{Current, Door, Live};
 use crate::notify;
 use crate::observe::{log, progress};
 use crate::upstream::resolve;
+use crate::upstream::sticky;
 use build::Built;
 use reload::Running;
 
@@ -79,6 +80,8 @@ pub enum StartError {
     Admin(#[from] OpenError),
     #[error("upstream {name}")]
     UpstreamTls { name: String, source: Box<TlsError> },
+    #[error("upstream {name}")]
+    Sticky { name: String, source: Box<sticky::BadFile> },
 }
 
 impl From<TlsError> for StartError {

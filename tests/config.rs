@@ -131,9 +131,15 @@ fn every_option_is_read() {
     // One route has one target, `client_ca` wants clients to be checked, and a token stands in one place.
     let checked = text.replace("client_auth = \"off\"", "client_auth = \"required\"");
     let checked = checked.replace("token = \"${TIDEGATE_ADMIN_TOKEN}\"\n", "");
-    let targets = ["[route.redirect]", "[route.respond]"];
-    let plain = targets.iter().fold(checked.clone(), |text, header| without(&text, header));
-    let Loaded { config, .. } = right(&plain.replace("page = \"chat\"\n", ""));
+    let checked = checked.replace("page = \"chat\"\n", "#page\n");
+    let targets = ["[route.redirect]", "[route.respond]", "[route.files]"];
+    // All but the one at this place.
+    let but = |left: usize| {
+        let others = targets.iter().enumerate().filter(|(at, _)| *at != left);
+        others.fold(checked.clone(), |text, (_, header)| without(&text, header))
+    };
+    let plain = but(targets.len());
+    let Loaded { config, .. } = right(&plain);
     let tls = config.listeners[0].tls.as_ref().expect("tls is written");
     assert_eq!(tls.certificates.len(), 2);
     assert!(matches!(&tls.client_auth, ClientAuth::Required { ca, .. } if ca == Path::new("conf/certs/clients.pem")));
@@ -146,13 +152,11 @@ fn every_option_is_read() {
     assert_eq!(route.host, HostPattern::Exact("chat.example.com".to_owned()));
     assert_eq!(route.subprotocols.list.as_deref(), Some(&["chat.v2".to_owned(), "chat.v1".to_owned()][..]));
 
-    let alone = plain.replace("upstream = \"echo\"\n", "");
-    assert!(matches!(right(&alone).config.routes[0].target, Target::Page(Page::Chat)));
-    let alone = checked.replace("upstream = \"echo\"\n", "").replace("page = \"chat\"\n", "");
-    let answer = right(&without(&alone, targets[0])).config.routes[0].target.clone();
-    assert!(matches!(answer, Target::Respond(respond) if respond.status == 404));
-    let answer = right(&without(&alone, targets[1])).config.routes[0].target.clone();
-    assert!(matches!(answer, Target::Redirect(redirect) if redirect.status == 308));
+    let target = |text: &str| right(&text.replace("upstream = \"echo\"\n", "")).config.routes[0].target.clone();
+    assert!(matches!(target(&plain.replace("#page\n", "page = \"chat\"\n")), Target::Page(Page::Chat)));
+    assert!(matches!(target(&but(0)), Target::Redirect(redirect) if redirect.status == 308));
+    assert!(matches!(target(&but(1)), Target::Respond(respond) if respond.status == 404));
+    assert!(matches!(target(&but(2)), Target::Files(folder) if folder.path == Path::new("conf/public")));
 }
 
 /// The text without a table.
@@ -747,6 +751,22 @@ fn mistakes_in_upstreams() {
             (
                 "[upstream.echo]\nservers = [\"ws://a\"]\nbalance = \"random\"",
                 "7:11 upstream.echo.balance: \"random\" is no way to balance",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky.cookie = { name = \"a b\" }",
+                "7:26 upstream.echo.sticky.cookie.name: \"a b\" is not the name of a cookie",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky.cookie = { path = \"/; Domain=b\" }",
+                "7:26 upstream.echo.sticky.cookie.path: \"/; Domain=b\" is not the path of a cookie",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky = { cookie = \"a\" }",
+                "7:21 upstream.echo.sticky.cookie: a string stands where a table is wanted",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky = { cookie = { same_site = \"no\" } }",
+                "7:35 upstream.echo.sticky.cookie.same_site: \"no\" is not one of \"lax\", \"strict\", \"none\"",
             ),
             (
                 "[upstream.echo]\nservers = [\"ws://a\"]\nbalance = \"hash:cookie:\"",

@@ -43,6 +43,8 @@ pub enum Files<'a> {
     Listener(&'a model::ListenerTls),
     Upstream(&'a model::UpstreamTls),
     Keys(&'a model::Keys),
+    Sticky(&'a model::StickyCookie),
+    Folder(&'a model::Folder),
     /// The file of the admin interface's token.
     Token(&'a Path, Position),
 }

@@ -381,6 +381,7 @@ pub enum Target {
     Page(Page),
     Redirect(Redirect),
     Respond(Respond),
+    Files(Folder),
     /// `https_only` is all there is.
     Nothing,
 }
@@ -402,6 +403,13 @@ pub struct Location {
     pub behind: String,
     /// Then path and query of the request.
     pub keeps_path: bool,
+}
+
+/// `files`: a folder that is served, below the route's path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    pub path: PathBuf,
+    pub at: Position,
 }
 
 /// A fixed answer.
@@ -545,6 +553,7 @@ pub struct Upstream {
     /// At least one.
     pub servers: Vec<Server>,
     pub balance: Balance,
+    pub sticky: Sticky,
     /// How many other servers a request may be tried with.
     pub retries: u32,
     /// Retries in percent of requests.
@@ -641,6 +650,34 @@ pub enum Balance {
     RandomTwo,
     /// Consistent hashing of what the request says; of the client's address where it says nothing.
     Hash(ClientBy),
+}
+
+/// `sticky`: by what a client comes back to the server that it met before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sticky {
+    /// By a cookie of ours.
+    pub cookie: Option<StickyCookie>,
+    /// By the session id of Socket.IO.
+    pub socket_io: bool,
+}
+
+/// `sticky.cookie`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StickyCookie {
+    pub name: String,
+    pub path: String,
+    pub same_site: SameSite,
+    /// The file of the key that it is signed with; `None`: one is made at the start.
+    pub key: Option<(PathBuf, Position)>,
+}
+
+/// Whether a cookie comes with requests that begin on another site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SameSite {
+    /// Only where the address bar leads.
+    Lax,
+    Strict,
+    None,
 }
 
 /// One of an upstream's servers.
