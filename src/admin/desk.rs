@@ -300,6 +300,7 @@ fn selector(query: &mut Query) -> Result<Selector, Problem> {
         route: query.take("route"),
         upstream: query.take("upstream"),
         server: query.take("server"),
+        member: None,
         listener: query.take("listener"),
         client: query.parsed::<Clients>("client", "an address, a network such as 10.0.0.0/8, or local")?,
         key: query.take("key"),

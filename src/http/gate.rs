@@ -256,6 +256,7 @@ async fn websocket(
     let listener = visitor.listener.address.to_string();
     let about = About {
         way: sessions.way(&listener, &plan.route.name, &plan.upstream.name, &server.text),
+        member: member.id(),
         client: plan.client.address,
         secure: visitor.secure,
         key: plan.key.clone(),
@@ -268,6 +269,10 @@ async fn websocket(
         return Err(Refusal::NoRoute.into());
     }
     let account = Account::new(limits.standing().clone(), keys);
+    // Read when it is on the list: whoever ends the sessions of a server finds this one, or is seen here.
+    if let Some(cause) = pool.ends(&member) {
+        entry.living().end(cause);
+    }
     let deflate = agreement.deflate;
     let agreed = Agreed { upstream: opened, deflate, account, permits, server_permit, entry };
     // The extensions of the upstream's head carry the spelling of its field names to the client.

@@ -395,4 +395,4 @@ impl Drop for Entry {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,6 +6,7 @@ pub mod dial;
 mod health;
 pub mod kept;
 pub mod member;
+pub mod resolve;
 pub mod tls;
 pub mod tries;
 
@@ -20,14 +21,16 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::model::{Balance, ClientBy, Passive, Server, Upstream};
+use crate::config::model::{self, Balance, ClientBy, Fate, Passive, Server, Upstream};
 use crate::drain::Drain;
 use crate::limits::Permit;
 use crate::policy::client::{self, Client, ClientKey};
 use crate::proto::refusal::Refusal;
+use crate::relay::Cause;
+use crate::socket::Sources;
 use balance::{Candidate, Rule, choose, hash};
 use health::Hindrance;
-use health::watch::watch;
+use health::watch::{Ends, watch};
 use kept::Kept;
 use member::{Member, ServerStatus, State, Vitals};
 use tries::Budget;
@@ -42,6 +45,7 @@ pub struct Pool {
     pub upstream: Arc<Upstream>,
     /// Set when one of the servers speaks TLS.
     tls: Option<Arc<ClientConfig>>,
+    sources: Sources,
     /// Held from the look at loads and health until the place is taken, so that of many handshakes at once each sees the
     /// others.
     set: Mutex<Set>,
@@ -82,6 +86,7 @@ impl Set {
         let old = std::mem::replace(&mut self.members, members);
         self.credit = credit;
         self.leaving.extend(old);
+        self.members.iter().for_each(|member| member.vitals.gone.store(false, Ordering::SeqCst));
         self.leaving.retain(|old| !self.members.iter().any(|member| member.is(old)));
         self.forget();
     }
@@ -160,23 +165,26 @@ impl Pool {
     ) -> Self {
         let size = AtomicUsize::new(members.len());
         set.replace(members);
+        let sources = Sources::new(&upstream.source_addresses);
         let (set, changed, checks) = (Mutex::new(set), Arc::default(), CancellationToken::new());
         let _end = checks.clone().drop_guard();
-        Pool { upstream, tls, set, size, budget, changed, checks, _end, checks_before }
+        Pool { upstream, tls, sources, set, size, budget, changed, checks, _end, checks_before }
     }
 
     /// Begins to check the servers, until the gateway stops; the checks of the pool that this one renews end. To be called
     /// once, when the pool is in service.
-    pub fn start(self: &Arc<Self>, drain: &Drain) {
+    pub fn start(self: &Arc<Self>, drain: &Drain, rules: &model::Drain) {
         if let Some(before) = &self.checks_before {
             before.cancel();
         }
-        let (pool, checks, drain) = (Arc::downgrade(self), self.checks.clone(), drain.clone());
+        let (checks, drain) = (self.checks.clone(), drain.clone());
+        let ends = Ends { drain: drain.clone(), rules: rules.clone() };
+        let watching = watch(Arc::downgrade(self), ends);
         tokio::spawn(async move {
             tokio::select! {
                 () = drain.begun() => {}
                 () = checks.cancelled() => {}
-                () = watch(pool, drain.clone()) => {}
+                () = watching => {}
             }
         });
     }
@@ -211,8 +219,30 @@ impl Pool {
         self.changed.notify_one();
     }
 
+    /// For what a session ends at once that has just begun with `member`: its server went, or its checks failed, meanwhile.
+    pub fn ends(&self, member: &Member) -> Option<Cause> {
+        let upstream = &self.upstream;
+        if upstream.on_removed != Fate::Keep && member.vitals.gone.load(Ordering::SeqCst) {
+            return Some(Cause::Drain);
+        }
+        if upstream.on_unhealthy != Fate::Keep && !member.vitals.health().is_well() {
+            return Some(cause(upstream.on_unhealthy));
+        }
+        None
+    }
+
+    fn leaving(&self) -> Vec<Arc<Member>> {
+        self.set().leaving.clone()
+    }
+
     fn members(&self) -> Vec<Arc<Member>> {
         self.set().members.clone()
+    }
+
+    /// Where the name of a server leads, as it was told last.
+    fn addresses(&self, server: &str) -> Vec<SocketAddr> {
+        let set = self.set();
+        set.members.iter().filter(|member| member.server.text == server).filter_map(|member| member.address).collect()
     }
 
     /// Takes a server out, or back, by hand: all its addresses, or one. Returns whether there is such a server.
@@ -342,6 +372,14 @@ impl Pool {
 
     fn set(&self) -> MutexGuard<'_, Set> {
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the sessions of an unhealthy server hear.
+fn cause(fate: Fate) -> Cause {
+    match fate {
+        Fate::Close => Cause::UpstreamLost,
+        Fate::Keep | Fate::Drain => Cause::Drain,
     }
 }
 

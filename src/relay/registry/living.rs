@@ -36,6 +36,8 @@ pub struct Way {
 #[derive(Debug)]
 pub struct About {
     pub way: Arc<Way>,
+    /// Which of the servers that the configuration names so: each address of a name is one. Unique in this process.
+    pub member: u64,
     pub client: Address,
     /// It came over TLS.
     pub secure: bool,
