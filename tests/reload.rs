@@ -1,6 +1,6 @@
 //! Reload: another configuration under load, and no connection is lost; what changes for whom; what is wrong changes nothing.
 //!
-//! `TIDEGATE_RELOADS=1000 cargo test --release --test reload thousand` runs the long one at full length.
+//! `TIDEGATE_RELOADS=10000 cargo test --release --test reload thousand` reloads more often than a thousand times.
 
 mod support;
 
@@ -136,7 +136,7 @@ fn echoes(address: SocketAddr, number: usize, stop: &AtomicBool) -> usize {
 #[test]
 fn a_thousand_reloads_under_load_lose_nothing() {
     const CLIENTS: usize = 8;
-    let reloads = std::env::var("TIDEGATE_RELOADS").ok().and_then(|count| count.parse().ok()).unwrap_or(300);
+    let reloads = std::env::var("TIDEGATE_RELOADS").ok().and_then(|count| count.parse().ok()).unwrap_or(1000);
     let upstream = echo();
     // Each has something else than the one before: limits, rates, another route, listener and upstream.
     let variants = [
