@@ -326,6 +326,13 @@ fn listeners_come_and_go() {
     });
     assert!(says(&mut session, "sessions belong to routes"));
     assert_eq!(idle.rest(), b"", "a connection without a request ends");
+    // One that is there again the next moment.
+    let again = format!("[[listener]]\naddress = \"{added}\"\n");
+    for _ in 0..20 {
+        running.reloaded(&text(upstream, http, &again));
+        leave(Peer::open(added, "/app"));
+        running.reloaded(&text(upstream, http, ""));
+    }
     // The settings of one that stays hold at once, for its socket too.
     running.reloaded(&text(upstream, http, "").replacen(
         "\"127.0.0.1:0\"\n",

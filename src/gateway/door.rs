@@ -42,19 +42,24 @@ pub(super) fn open(
     };
     let listener = Arc::new(listener.clone());
     if let Some(before) = before {
-        let (address, closed) = (before.address.clone(), before.closed.clone());
-        let door = Door { id: before.id, listener, entry, address, sharing: before.sharing, tls, closed };
+        let Door { id, sharing, .. } = **before;
+        let (address, closed, gone) = (before.address.clone(), before.closed.clone(), before.gone.clone());
+        let door = Door { id, listener, entry, address, sharing, tls, closed, gone };
         return Ok((Arc::new(door), None));
     }
     let opened =
         open::open(&listener).map_err(|source| StartError::Listen { address: listener.address.clone(), source })?;
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let (address, sharing) = (opened.address.clone(), opened.sharing);
-    Ok((Arc::new(Door { id, listener, entry, address, sharing, tls, closed: closed() }), Some(opened)))
+    let (closed, gone) = (closed(), CancellationToken::new());
+    Ok((Arc::new(Door { id, listener, entry, address, sharing, tls, closed, gone }), Some(opened)))
 }
 
 /// Accepts connections until the listener is no more.
-pub(super) async fn serve(Open { socket, sharing, .. }: Open, door: Arc<Door>, current: Arc<Current>) {
+pub(super) async fn serve(open: Open, door: Arc<Door>, current: Arc<Current>) {
+    // Dropped behind the socket.
+    let _gone = door.gone.clone().drop_guard();
+    let Open { socket, sharing, .. } = open;
     let drain = current.load().drain.clone();
     let mut trouble = Trouble::default();
     let place = || {
