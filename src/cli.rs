@@ -1,7 +1,9 @@
 //! The command line: arguments in, an exit code out. What the commands do is the library's work.
 //!
 //! Exit codes: 0 fine, 1 a bad configuration or a start that failed, 2 wrong usage (clap's), 3 what `explain` was asked
-//! about would be refused.
+//! about would be refused, or what `diff` compared differs.
+
+mod ctl;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -12,12 +14,13 @@ use std::thread::available_parallelism;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use tidegate::config::model::{Log, LogFormat, LogLevel, Position};
-use tidegate::config::{self, Files, Loaded, Problems};
+use ctl::CtlArgs;
+use tidegate::config::diff::{self, Diff};
+use tidegate::config::model::Log;
+use tidegate::config::{self, Inspect, Loaded, Problem, Problems};
 use tidegate::explain::{Question, Verdict};
-use tidegate::keyring::Keyring;
-use tidegate::pem::identity::TlsProblem;
-use tidegate::{backend, gateway, listen, observe, upstream};
+use tidegate::gateway::inspect::inspect;
+use tidegate::{backend, gateway, listen, machine, observe};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +31,8 @@ const EXAMPLE: &str = include_str!("../config.toml");
 const CONFIG_FILE: &str = "config.toml";
 /// The exit code of an explanation that ends with a refusal.
 const REFUSED: u8 = 3;
+/// The exit code of a comparison that found something.
+const DIFFERS: u8 = 3;
 
 /// A WebSocket reverse proxy and gateway that understands frames for the whole life of a connection.
 #[derive(Debug, Parser)]
@@ -47,6 +52,10 @@ enum Command {
     Check(CheckArgs),
     /// Say what the gateway would do with a request, check by check (exit code 3 when it would refuse it)
     Explain(ExplainArgs),
+    /// Say what a reload would change that puts NEW in the place of OLD (exit code 3 when that is anything)
+    Diff(DiffArgs),
+    /// Ask a running gateway about its sessions, close them, drain it, reload it (needs [admin] in its configuration)
+    Ctl(CtlArgs),
     /// Run one embedded WebSocket server as a process of its own
     Backend(BackendArgs),
     /// Make a self-signed certificate for development, valid for 397 days; prints the paths of certificate and key
@@ -98,6 +107,23 @@ struct ExplainArgs {
 }
 
 #[derive(Debug, Args)]
+struct DiffArgs {
+    /// The configuration that runs
+    old: PathBuf,
+    /// The one to come
+    new: PathBuf,
+    /// Lines for people, or one JSON object
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Args)]
 struct BackendArgs {
     kind: Kind,
     /// IP address and port; port 0 takes a free one
@@ -144,9 +170,14 @@ pub fn main() -> ExitCode {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
+        Some(Command::Diff(args)) => match diff(&args) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         None => run(&cli.run),
         Some(Command::Run(args)) => run(&args),
         Some(Command::Check(args)) => check(&args),
+        Some(Command::Ctl(args)) => ctl::run(&args),
         Some(Command::Backend(args)) => serve_backend(&args),
         Some(Command::Cert(args)) => make_certificate(&args),
         Some(Command::Completions { shell }) => completions(shell),
@@ -163,9 +194,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &ConfigArg) -> Result<(), Failure> {
+    listen::inherit::take_over()?;
     let loaded = load(args)?;
     print_warnings(&loaded);
-    observe::log::init(&loaded.config.log);
+    observe::log::init(&loaded.config.log)?;
+    machine::prepare(&loaded.config);
     let runtime = match loaded.config.runtime.workers.map_or_else(available_parallelism, Ok)?.get() {
         // Nobody to steal from: the plain scheduler costs less.
         1 => Builder::new_current_thread(),
@@ -177,7 +210,9 @@ fn run(args: &ConfigArg) -> Result<(), Failure> {
     }
     .enable_all()
     .build()?;
-    Ok(runtime.block_on(gateway::run(loaded))?)
+    let result = runtime.block_on(gateway::run(loaded));
+    observe::log::flush();
+    Ok(result?)
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
@@ -189,6 +224,7 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     }
     let loaded = load(&args.config)?;
     print_warnings(&loaded);
+    machine::warnings(&loaded).iter().for_each(print_warning);
     let file = loaded.source.file().display();
     print(&format!("{file} is right\n\n{}", config::show::summary(&loaded.config)))
 }
@@ -212,22 +248,38 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     })
 }
 
+/// Opens the files that NEW names, as a reload does; those of OLD may be gone by now.
+fn diff(args: &DiffArgs) -> Result<ExitCode, Failure> {
+    let old = config::load(&args.old, &|_| None)?;
+    let mut new = config::load(&args.new, &inspect)?;
+    print_warnings(&new);
+    let restart = new.keep_from(&old);
+    let found = Diff::between(&old, &new);
+    match args.format {
+        Format::Human => print(&diff::describe(&found, &restart))?,
+        Format::Json => print(&format!("{}\n", diff::json(&found, &restart)))?,
+    }
+    Ok(if found.is_empty() && restart.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
+}
+
 fn serve_backend(args: &BackendArgs) -> Result<(), Failure> {
     let kind = config::embedded(match args.kind {
         Kind::Echo => "echo",
         Kind::Clock => "clock",
         Kind::Chat => "chat",
     });
-    observe::log::init(&Log { format: LogFormat::Human, level: LogLevel::Info });
+    observe::log::init(&Log::default())?;
     let runtime = Runtime::new()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let address = args.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| Listen { address, source })?;
         print(&format!("listening on ws://{}\n", listener.local_addr()?))?;
         let stop = CancellationToken::new();
         tokio::spawn(stop_on_signal(stop.clone())?);
         Ok(backend::run(kind, listener, stop).await?)
-    })
+    });
+    observe::log::flush();
+    result
 }
 
 /// Cancels on SIGINT or SIGTERM.
@@ -255,45 +307,29 @@ fn completions(shell: Shell) -> Result<(), Failure> {
 }
 
 fn load(args: &ConfigArg) -> Result<Loaded, Problems> {
+    load_with(args, &inspect)
+}
+
+fn load_with(args: &ConfigArg, inspect: &Inspect<'_>) -> Result<Loaded, Problems> {
     let default = Path::new(CONFIG_FILE);
     match &args.config {
-        Some(path) => config::load(path, &inspect),
+        Some(path) => config::load(path, inspect),
         // Only what is not there at all: a file that cannot be read must be told.
         None if default.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
             eprintln!("no {CONFIG_FILE} here: the built-in example runs, with its certificate in ./certs");
             let environment = |name: &str| std::env::var(name).ok();
-            config::parse_with(EXAMPLE, Path::new("built-in config.toml"), &environment, &inspect)
+            config::parse_with(EXAMPLE, Path::new("built-in config.toml"), &environment, inspect)
         }
-        None => config::load(default, &inspect),
+        None => config::load(default, inspect),
     }
-}
-
-/// Loads what TLS needs, so that a wrong certificate is told with its line.
-fn inspect(files: Files<'_>) -> Option<(Position, String)> {
-    let error = match files {
-        Files::Listener(tls) => {
-            let first = &tls.certificates[0];
-            // The first start makes them; a check makes nothing.
-            if tls.development && !first.certificate.exists() && !first.key.exists() {
-                return None;
-            }
-            let error = listen::tls::load(tls).err()?;
-            // It is made anew at the start, where it is ours.
-            if tls.development && matches!(error.problem(), TlsProblem::Expired { .. }) {
-                return None;
-            }
-            error
-        }
-        Files::Upstream(tls) => upstream::tls::client_config(tls).err()?,
-        Files::Keys(keys) => return Some((keys.file_at, sentences(&Keyring::load(&keys.file).err()?).join(": "))),
-    };
-    Some((error.at(), sentences(&error).join(": ")))
 }
 
 fn print_warnings(loaded: &Loaded) {
-    for warning in &loaded.warnings {
-        eprintln!("warning: {warning}\n");
-    }
+    loaded.warnings.iter().for_each(print_warning);
+}
+
+fn print_warning(warning: &Problem) {
+    eprintln!("warning: {warning}\n");
 }
 
 /// To standard output; a reader that has seen enough (`| head`) is no failure.

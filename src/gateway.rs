@@ -1,46 +1,64 @@
-//! Wiring: builds the rooms from a `Config`, starts and stops them.
+//! Wiring: builds the rooms from a `Config`, starts and stops them, and puts another configuration in place of the one in
+//! service.
 //!
 //! Everything that can fail is done before the first connection is accepted: files read, sockets bound.
 
-use std::collections::HashMap;
+mod build;
+mod door;
+pub mod inspect;
+mod reload;
+mod watch;
+
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::desk::Desk;
+use crate::admin::{Door as AdminDoor, OpenError};
 use crate::backend;
-use crate::config::model::{Config, Listener, ListenerAddress};
+use crate::config::diff::Diff;
+use crate::config::model::ListenerAddress;
 use crate::config::{Loaded, show};
-use crate::http::serve::{self, At, Secured};
-use crate::keyring::{self, BadFile, Keyrings};
-use crate::limits::{Limits, ListenerEntry, Taken};
-use crate::listen::accept::{self, Accepted, SecureError, Socket, Trouble};
-use crate::listen::proxy::{self, ProxyError};
-use crate::listen::tls::{self, TlsError};
-use crate::listen::unix::UnixSocket;
-use crate::live::Live;
-use crate::observe::log::{self, Refused};
-use crate::policy::access;
-use crate::policy::client::{Address, Peer};
-use crate::relay::Stream;
-use crate::socket;
-use crate::upstream::{self, Pool};
+use crate::keyring::BadFile;
+use crate::limits::Taken;
+use crate::listen::inherit;
+use crate::listen::open::{Open, Sharing};
+use crate::listen::tls::TlsError;
+use crate::live::{Current, Door, Live};
+use crate::notify;
+use crate::observe::{log, progress};
+use crate::upstream::resolve;
+use build::Built;
+use reload::Running;
+
+pub use reload::{ReloadError, Reloaded, Reloads};
 
 /// How often limits forget clients that are gone.
 const SWEEP: Duration = Duration::from_secs(10);
 
+/// How long clients that were accepted before another process took over may take to be answered.
+const SETTLE: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const SETTLED: Duration = Duration::from_millis(50);
+
 /// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {
-    live: Arc<Live>,
-    listeners: Vec<(ListenerAddress, bool)>,
+    current: Arc<Current>,
+    /// What runs, as its file has it. Held while a reload is under way: one after the other.
+    running: Mutex<Running>,
+    reloads: Reloads,
+    /// Where the admin interface listens.
+    admin: Option<ListenerAddress>,
+    /// Stops what goes on until the last session has ended: the embedded backends, the admin interface.
     backends: CancellationToken,
 }
 
@@ -57,6 +75,8 @@ pub enum StartError {
     Keys { file: PathBuf, source: BadFile },
     #[error("cannot listen for signals")]
     Signals(#[source] io::Error),
+    #[error(transparent)]
+    Admin(#[from] OpenError),
     #[error("upstream {name}")]
     UpstreamTls { name: String, source: Box<TlsError> },
 }
@@ -94,14 +114,30 @@ fn hint(error: &io::Error) -> &'static str {
 /// When it cannot start; see [`StartError`].
 pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
-    let gateway = Gateway::start(loaded.config).await?;
-    let bound: Vec<_> = gateway.listeners().iter().map(|(address, _)| address.clone()).collect();
+    tokio::spawn(log::rotation().map_err(StartError::Signals)?);
+    let gateway = Gateway::start(loaded).await?;
+    let live = gateway.current();
+    let bound: Vec<_> = live.doors.iter().map(|door| door.address.clone()).collect();
     let workers = Handle::current().metrics().num_workers();
-    print!("{}", show::start_up(gateway.config(), &bound, workers));
+    print!("{}", show::start_up(&live.config, &bound, gateway.admin(), workers));
+    drop(live);
     // A closed standard output is no reason not to serve.
     let _ = io::stdout().flush();
-    let signal = signals.next().await;
-    tracing::info!(signal, sessions = gateway.live.drain.sessions().len(), "stopping; a second signal ends at once");
+    notify::ready();
+    let sessions = gateway.current().drain.sessions().clone();
+    let every = gateway.current().config.log.progress;
+    tokio::spawn(progress::write(sessions.clone(), move || every));
+    let open = sessions.clone();
+    tokio::spawn(notify::keep_telling(move || format!("{} sessions", open.len())));
+    let signal = loop {
+        match signals.next().await {
+            // Beside the wait for signals: whoever wants to stop need not wait for slow files.
+            "SIGHUP" => drop(tokio::spawn(reload(gateway.clone()))),
+            signal => break signal,
+        }
+    };
+    notify::stopping();
+    tracing::info!(signal, sessions = sessions.len(), "stopping; a second signal ends at once");
     tokio::select! {
         cut = gateway.stop() => {
             if cut > 0 {
@@ -109,53 +145,62 @@ pub async fn run(loaded: Loaded) -> Result<(), StartError> {
             }
             tracing::info!("stopped");
         }
-        signal = signals.next() => tracing::warn!(signal, "second signal: ended at once"),
+        signal = signals.second() => tracing::warn!(signal, "second signal: ended at once"),
     }
     Ok(())
 }
 
-/// The signals that stop a gateway.
+async fn reload(gateway: Arc<Gateway>) {
+    // Told in the log.
+    let _ = gateway.reload().await;
+}
+
+/// The signals that a gateway heeds.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> io::Result<Signals> {
-        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+
+    /// The next one that stops.
+    async fn second(&mut self) -> &'static str {
+        loop {
+            match self.next().await {
+                "SIGHUP" => tracing::warn!("not reloaded: the gateway stops"),
+                signal => return signal,
+            }
         }
     }
 }
 
 impl Gateway {
-    /// Starts the embedded backends and the listeners of `config`.
+    /// Starts the embedded backends and the listeners of a configuration.
     ///
     /// # Errors
     /// When a file cannot be used or an address not be bound; nothing runs then.
-    pub async fn start(config: Config) -> Result<Gateway, StartError> {
-        let mut doors = Vec::new();
-        for listener in &config.listeners {
-            doors.push(Door::open(listener)?);
-        }
-        let mut pools = HashMap::new();
-        for upstream in config.upstreams.values() {
-            let secure = upstream.servers.iter().any(|server| server.tls);
-            let tls = secure
-                .then(|| upstream::tls::client_config(&upstream.tls))
-                .transpose()
-                .map_err(|source| StartError::UpstreamTls { name: upstream.name.clone(), source: Box::new(source) })?;
-            pools.insert(upstream.name.clone(), Pool::new(upstream.clone(), tls));
-        }
-        let keyrings = Keyrings::load(&config).map_err(|(file, source)| StartError::Keys { file, source })?;
+    pub async fn start(loaded: Loaded) -> Result<Arc<Gateway>, StartError> {
+        let built = Built::beside(None, loaded.config.clone(), &Diff::default())?;
+        let admin = loaded.config.admin.as_ref().map(AdminDoor::open).transpose()?;
         let backends = CancellationToken::new();
         let mut servers = Vec::new();
-        for server in &config.backends {
+        for server in &loaded.config.backends {
             let listener = TcpListener::bind(server.listen).await.map_err(|source| StartError::Backend {
                 kind: server.kind.label(),
                 address: server.listen,
@@ -163,174 +208,99 @@ impl Gateway {
             })?;
             servers.push(backend::run(server.kind, listener, backends.clone()));
         }
-        let limits = Limits::new(&config);
-        let live = Arc::new(Live::new(config, limits, keyrings, pools));
         for server in servers {
             tokio::spawn(server);
         }
-        let listeners = doors.iter().map(|door| (door.address.clone(), door.tls.is_some())).collect();
-        for (index, door) in doors.into_iter().enumerate() {
-            tokio::spawn(door.serve(live.limits.listener(index), live.clone()));
+        let Built { mut live, sockets, .. } = built;
+        live.names = resolve::keep(&live.config.dns, live.pools.values()).await;
+        let current = Current::new(live);
+        serve_all(sockets, &current);
+        let live = current.load();
+        live.pools().for_each(|pool| pool.start(&live.drain, &live.config.drain));
+        let gateway = Arc::new(Gateway {
+            current: current.clone(),
+            running: Mutex::new(Running::new(loaded)),
+            reloads: Reloads::default(),
+            admin: admin.as_ref().map(|door| door.address.clone()),
+            backends: backends.clone(),
+        });
+        if let Some(door) = admin {
+            let serving = door.serve(Arc::new(Desk::new(current)));
+            tokio::spawn(backends.run_until_cancelled_owned(serving));
         }
-        tokio::spawn(sweep(Arc::downgrade(&live)));
-        if let Some(watch) = live.keyrings.watch() {
-            tokio::spawn(watch_keys(watch, Arc::downgrade(&live)));
-        }
-        Ok(Gateway { live, listeners, backends })
+        inherit::warn_of_the_rest();
+        tokio::spawn(sweep(Arc::downgrade(&gateway)));
+        tokio::spawn(watch::keys(Arc::downgrade(&gateway)));
+        tokio::spawn(watch::files(Arc::downgrade(&gateway)));
+        tokio::spawn(watch::certificates(Arc::downgrade(&gateway)));
+        Ok(gateway)
+    }
+
+    /// The configuration in service. Not to be kept: a reload puts another one in its place.
+    pub fn current(&self) -> Arc<Live> {
+        self.current.load()
     }
 
     /// Where it listens, in the order of the configuration, and whether TLS is spoken there.
-    pub fn listeners(&self) -> &[(ListenerAddress, bool)] {
-        &self.listeners
+    pub fn listeners(&self) -> Vec<(ListenerAddress, bool)> {
+        self.current().doors.iter().map(|door| (door.address.clone(), door.tls.is_some())).collect()
     }
 
-    pub fn config(&self) -> &Config {
-        &self.live.config
+    /// Where the admin interface listens.
+    pub fn admin(&self) -> Option<&ListenerAddress> {
+        self.admin.as_ref()
     }
 
     /// What clients take of the limits now. All zero when nobody is connected.
     pub fn taken(&self) -> Taken {
-        self.live.taken()
+        self.current().taken()
+    }
+
+    /// How many reloads there were.
+    pub fn reloads(&self) -> &Reloads {
+        &self.reloads
     }
 
     /// Stops accepting, ends every session with 1012 and waits, at most for `drain.grace`.
     /// Returns how many sessions had to be cut.
     pub async fn stop(&self) -> usize {
-        let cut = self.live.drain.drain(self.live.config.drain.grace).await;
+        let live = self.current();
+        if live.doors.iter().any(|door| door.sharing != Sharing::Alone) {
+            live.drain.leave();
+            self.settle().await;
+        }
+        let cut = live.drain.drain(live.config.drain.grace).await;
         self.backends.cancel();
         cut
     }
-}
 
-/// A listener that is bound and has its certificates.
-struct Door {
-    listener: Arc<Listener>,
-    socket: Socket,
-    address: ListenerAddress,
-    tls: Option<TlsAcceptor>,
-}
-
-impl Door {
-    fn open(listener: &Listener) -> Result<Door, StartError> {
-        let tls = match &listener.tls {
-            Some(tls) => {
-                if let Some(made) = tls::ensure_development(tls)? {
-                    tracing::info!("{made}");
+    /// Waits until those who were accepted before the listeners were left to others are answered.
+    async fn settle(&self) {
+        let answered = async {
+            loop {
+                // At least once: a listener may have taken somebody just now.
+                tokio::time::sleep(SETTLED).await;
+                if self.taken().pending == 0 {
+                    return;
                 }
-                Some(TlsAcceptor::from(tls::load(tls)?))
             }
-            None => None,
         };
-        let (socket, address) = bind(&listener.address)
-            .map_err(|source| StartError::Listen { address: listener.address.clone(), source })?;
-        Ok(Door { listener: Arc::new(listener.clone()), socket, address, tls })
-    }
-
-    async fn serve(self, entry: Arc<ListenerEntry>, live: Arc<Live>) {
-        let mut trouble = Trouble::default();
-        loop {
-            let accepted = tokio::select! {
-                () = live.drain.begun() => return,
-                accepted = accept::next(&self.socket, &entry, &live.limits, &mut trouble) => accepted,
-            };
-            let peer = Peer::new(accepted.peer, &self.listener.trusted_proxies);
-            if access::drops(&self.listener.access, &peer) {
-                tracing::debug!(client = %peer.address, "closed a connection that `allow` and `deny` do not let in");
-                continue;
-            }
-            let at = At { listener: self.listener.clone(), entry: entry.clone() };
-            live.drain.spawn(connection(accepted, self.tls.clone(), at, live.clone()));
-        }
+        let _ = tokio::time::timeout(SETTLE, answered).await;
     }
 }
 
-/// The socket, and the address that it really has: port 0 became a port.
-fn bind(address: &ListenerAddress) -> io::Result<(Socket, ListenerAddress)> {
-    match address {
-        ListenerAddress::Tcp(address) => {
-            let socket = socket::listen(*address)?;
-            let address = socket.local_addr()?;
-            Ok((Socket::Tcp(socket), ListenerAddress::Tcp(address)))
-        }
-        ListenerAddress::Unix(path) => Ok((Socket::Unix(UnixSocket::listen(path)?), address.clone())),
-    }
-}
-
-/// The PROXY header and TLS where the listener has them, then HTTP.
-async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: Arc<Live>) {
-    let Accepted { mut stream, peer: address, place, pending } = accepted;
-    let listener = &at.listener;
-    let mut peer = Peer::new(address, &listener.trusted_proxies);
-    if let Some(timeout) = listener.proxy_protocol {
-        let read = tokio::select! {
-            () = live.drain.begun() => return,
-            read = proxy::read(&mut stream, peer, &listener.trusted_proxies, timeout) => read,
-        };
-        match read {
-            Ok(behind) => peer = behind,
-            Err(error) => return not_proxied(&error, address),
-        }
-    }
-    let secured = match (tls, stream) {
-        (Some(acceptor), Stream::Tcp(stream)) => {
-            let secure = tokio::select! {
-                () = live.drain.begun() => return,
-                secure = accept::secure(stream, &acceptor, at.listener.tls_timeout) => secure,
-            };
-            match secure {
-                Ok(stream) => Secured { stream, peer, place, pending, secure: true },
-                Err(error) => return not_secured(&error, peer.address),
-            }
-        }
-        // A Unix socket has no TLS.
-        (_, stream) => Secured { stream, peer, place, pending, secure: false },
-    };
-    serve::connection(secured, at, live).await;
-}
-
-/// Only a proxy of ours gets here or somebody who goes around it; balancers that look whether we live come all the time.
-fn not_proxied(error: &ProxyError, address: Address) {
-    match error {
-        ProxyError::Nothing => tracing::debug!(client = %address, "closed: {error}"),
-        _ => tracing::info!(reason = error.label(), client = %address, detail = %error, "closed before a request"),
-    }
-}
-
-/// Plain HTTP is somebody's mistake and was answered; garbage and silence come in swarms from scanners.
-fn not_secured(error: &SecureError, address: Address) {
-    match error {
-        SecureError::PlainHttp => log::refused(&Refused {
-            reason: "plain_http",
-            status: 400,
-            client: Some(address),
-            detail: Some(error.to_string()),
-            ..Refused::default()
-        }),
-        _ => tracing::debug!(client = %address, error = %error, "TLS handshake failed"),
+/// Lets the listeners accept that were just opened.
+fn serve_all(sockets: Vec<(Arc<Door>, Open)>, current: &Arc<Current>) {
+    for (door, socket) in sockets {
+        tokio::spawn(door::serve(socket, door, current.clone()));
     }
 }
 
 /// Lets the limits forget clients that are gone, for as long as the gateway lives.
-async fn sweep(live: std::sync::Weak<Live>) {
+async fn sweep(gateway: Weak<Gateway>) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        let Some(live) = live.upgrade() else { return };
-        live.limits.sweep();
-    }
-}
-
-/// Reads API keys again when their files change, and ends the sessions of those that are gone, for as long as the gateway
-/// lives.
-async fn watch_keys(mut watch: keyring::Watch, live: std::sync::Weak<Live>) {
-    loop {
-        tokio::time::sleep(keyring::LOOK).await;
-        // Files block, on a network's share for long.
-        let look = tokio::task::spawn_blocking(move || (watch.look(), watch));
-        let Ok((revoked, looked)) = look.await else { return };
-        watch = looked;
-        let Some(live) = live.upgrade() else { return };
-        if revoked {
-            live.drain.sessions().end_revoked();
-        }
+        let Some(gateway) = gateway.upgrade() else { return };
+        gateway.current().limits.sweep();
     }
 }

@@ -25,6 +25,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod backend;
 pub mod config;
 pub mod drain;
@@ -36,10 +37,13 @@ pub mod keyring;
 pub mod limits;
 pub mod listen;
 pub mod live;
+pub mod machine;
+pub mod notify;
 pub mod observe;
 pub mod pem;
 pub mod policy;
 pub mod proto;
 pub mod relay;
 pub mod socket;
+pub mod stamp;
 pub mod upstream;

@@ -5,10 +5,11 @@ mod support;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use support::client::{Peer, close_payload, masked, request};
+use support::client::{Peer, masked, request};
 use support::eventually;
 use support::gateway::Gateway;
 use support::http::{Head, status};
+use support::servers::{Process, closed, connections_to, echoes, leave, list, processes};
 use support::upstream::{Seen, answering, serve, switching};
 
 /// A gateway in front of `servers`; `route` and `upstream` are further lines of their tables.
@@ -19,10 +20,6 @@ fn config(servers: &str, route: &str, upstream: &str) -> String {
          [[route]]\nname = \"app\"\nupstream = \"app\"\nclose_timeout = \"1s\"\n{route}\n\n\
          [upstream.app]\nservers = [{servers}]\n{upstream}\n"
     )
-}
-
-fn list(servers: &[SocketAddr]) -> String {
-    servers.iter().map(|server| format!("\"ws://{server}\"")).collect::<Vec<_>>().join(", ")
 }
 
 /// Says who it is: in the 101, in a plain answer.
@@ -45,12 +42,6 @@ fn open(gateway: SocketAddr, path: &str, more: &str) -> (Peer, usize) {
     let head = peer.head();
     assert_eq!(status(&head), 101, "{head}");
     (peer, server_of(&head))
-}
-
-/// Ends a session in good order.
-fn leave(mut peer: Peer) {
-    peer.write(&masked(8, &close_payload(1000, "")));
-    peer.rest();
 }
 
 /// Asks in plain HTTP, and says which server answered.
@@ -129,11 +120,6 @@ fn who_has_no_cookie_is_known_by_the_address() {
     assert!(first.iter().collect::<BTreeSet<_>>().len() > 1, "not all at one: {first:?}");
 }
 
-/// An address where nobody listens.
-fn closed() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
-}
-
 fn answers(text: &'static str) -> (SocketAddr, Seen) {
     answering(move |_| text.into())
 }
@@ -141,7 +127,7 @@ fn answers(text: &'static str) -> (SocketAddr, Seen) {
 #[test]
 fn a_handshake_that_fails_is_tried_with_another() {
     let rows: [(&str, (SocketAddr, Seen), &str); 7] = [
-        ("nobody listens", (closed(), Seen::default()), "connecting failed"),
+        ("nobody listens", (closed(), Seen::default()), "Connection refused"),
         ("closes at once", (serve(drop), Seen::default()), "ended the connection"),
         ("says nothing", answers(""), "handshake_timeout"),
         ("no HTTP", answers("SSH-2.0\r\n\r\n"), "not HTTP/1.1"),
@@ -241,66 +227,6 @@ fn plain_requests_are_repeated_where_that_is_safe() {
             assert_eq!(reply.text(), body, "{what}");
         }
     }
-}
-
-/// A server in a process of its own, to be killed, stopped and brought back.
-struct Process {
-    child: std::process::Child,
-    address: SocketAddr,
-}
-
-impl Process {
-    fn start(listen: SocketAddr) -> Process {
-        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .args(["backend", "echo", "--listen", &listen.to_string()])
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("the binary starts");
-        let mut line = String::new();
-        let mut output = std::io::BufReader::new(child.stdout.take().expect("piped"));
-        std::io::BufRead::read_line(&mut output, &mut line).expect("it says where it listens");
-        let address = line.trim().rsplit('/').next().and_then(|text| text.parse().ok()).expect("an address");
-        Process { child, address }
-    }
-
-    fn signal(&self, name: &str) {
-        let status = std::process::Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
-        assert!(status.expect("kill runs").success());
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().expect("it lives");
-        self.child.wait().expect("it ends");
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn processes(count: usize) -> (Vec<Process>, String) {
-    let any = "127.0.0.1:0".parse().expect("an address");
-    let processes: Vec<_> = (0..count).map(|_| Process::start(any)).collect();
-    let servers = list(&processes.iter().map(|process| process.address).collect::<Vec<_>>());
-    (processes, servers)
-}
-
-fn echoes(peer: &mut Peer, text: &[u8]) {
-    peer.write(&masked(1, text));
-    assert_eq!(peer.frame().payload, text);
-}
-
-/// Established connections to a port, as the kernel sees them.
-fn connections_to(address: SocketAddr) -> usize {
-    let wanted = format!("0100007F:{:04X}", address.port());
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("a Linux");
-    let established = |line: &&str| line.split_whitespace().skip(2).take(2).eq([wanted.as_str(), "01"]);
-    table.lines().filter(established).count()
 }
 
 /// The clients of a killed server get 1011, no other client notices, new ones are served at once, and the server gets

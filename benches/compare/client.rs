@@ -38,7 +38,8 @@ pub struct Client {
     unflushed: bool,
 }
 
-enum Io {
+/// A connection to a proxy, over TLS where the target has it.
+pub enum Io {
     Tcp(TcpStream),
     Tls(Box<client::TlsStream<TcpStream>>),
 }
@@ -52,36 +53,50 @@ macro_rules! each {
     };
 }
 
+impl Io {
+    /// Connects, with the TLS handshake.
+    pub async fn connect(target: &Target) -> io::Result<Io> {
+        let stream = TcpStream::connect(target.address).await?;
+        stream.set_nodelay(true)?;
+        let Some(config) = &target.tls else { return Ok(Io::Tcp(stream)) };
+        let name = ServerName::try_from("localhost").expect("a valid name");
+        Ok(Io::Tls(Box::new(TlsConnector::from(config.clone()).connect(name, stream).await?)))
+    }
+
+    /// Writes all of it, out of TLS too.
+    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        each!(self, stream => {
+            stream.write_all(bytes).await?;
+            stream.flush().await
+        })
+    }
+
+    /// Reads some more into `buffer`, at least a byte.
+    pub async fn receive(&mut self, buffer: &mut Vec<u8>) -> io::Result<()> {
+        match each!(self, stream => stream.read_buf(buffer).await)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// How many bytes of a payload are told: those of a time.
 const FRONT: usize = 8;
 
 impl Client {
     /// Connects and does the opening handshake.
     pub async fn open(target: &Target, path: &str) -> io::Result<Client> {
-        let stream = TcpStream::connect(target.address).await?;
-        stream.set_nodelay(true)?;
-        let mut io = match &target.tls {
-            None => Io::Tcp(stream),
-            Some(config) => {
-                let name = ServerName::try_from("localhost").expect("a valid name");
-                Io::Tls(Box::new(TlsConnector::from(config.clone()).connect(name, stream).await?))
-            }
-        };
+        let mut io = Io::connect(target).await?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         );
         let mut answer = Vec::with_capacity(512);
-        each!(&mut io, stream => {
-            stream.write_all(request.as_bytes()).await?;
-            stream.flush().await?;
-            // Nobody speaks before the client, so nothing of a frame can come with the head.
-            while !answer.ends_with(b"\r\n\r\n") {
-                if stream.read_buf(&mut answer).await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            }
-        });
+        io.send(request.as_bytes()).await?;
+        // Nobody speaks before the client, so nothing of a frame can come with the head.
+        while !answer.ends_with(b"\r\n\r\n") {
+            io.receive(&mut answer).await?;
+        }
         let answer = String::from_utf8_lossy(&answer);
         // The answer to the key of RFC 6455 section 1.3.
         if !answer.starts_with("HTTP/1.1 101 ") || !answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") {

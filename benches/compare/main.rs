@@ -433,15 +433,16 @@ impl Bench {
     async fn plain_http(&mut self) -> io::Result<()> {
         let peers = self.peers(|kind| kind == Kind::Tidegate || kind.rival() || kind == Kind::Direct)?;
         for _ in 0..self.scale.repetitions {
-            for peer in &peers {
-                let target = target(peer, false);
-                let window = plain::load(&target, 64, self.scale.echo, &|| peer.cpu_ns()).await;
-                if peer.kind != Kind::Direct {
-                    let cpu = window.as_ref().map(loads::Window::cpu_us).map_err(clone);
-                    self.note("http: CPU", Unit::MicrosPerRequest, "1 KiB", peer.kind, cpu);
+            for (column, secure) in [("1 KiB", false), ("1 KiB, TLS", true)] {
+                for peer in peers.iter().filter(|peer| !secure || peer.kind.speaks_tls()) {
+                    let window = plain::load(&target(peer, secure), 64, self.scale.echo, &|| peer.cpu_ns()).await;
+                    if peer.kind != Kind::Direct {
+                        let cpu = window.as_ref().map(loads::Window::cpu_us).map_err(clone);
+                        self.note("http: CPU", Unit::MicrosPerRequest, column, peer.kind, cpu);
+                    }
+                    let rate = window.map(|window| window.per_second() / 1e3);
+                    self.note("http: throughput", Unit::ThousandsPerSecond, column, peer.kind, rate);
                 }
-                let rate = window.map(|window| window.per_second() / 1e3);
-                self.note("http: throughput", Unit::ThousandsPerSecond, "1 KiB", peer.kind, rate);
             }
         }
         // They keep their connections to the backend as long as they live.

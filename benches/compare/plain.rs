@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::client::Target;
+use crate::client::{Io, Target};
 use crate::loads::{Cpu, Times, Window, none_fails, window};
 
 /// The peers tell by the path that it is no WebSocket.
@@ -21,8 +21,7 @@ pub async fn load(target: &Target, connections: usize, times: Times, cpu: Cpu<'_
     let counter = Rc::new(Cell::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
-        let mut stream = TcpStream::connect(target.address).await?;
-        stream.set_nodelay(true)?;
+        let mut stream = Io::connect(target).await?;
         let counter = counter.clone();
         tasks.spawn_local(async move {
             let mut answer = Vec::with_capacity(4 * BODY);
@@ -35,14 +34,12 @@ pub async fn load(target: &Target, connections: usize, times: Times, cpu: Cpu<'_
     none_fails(&mut tasks, window(times, cpu, &counter)).await
 }
 
-async fn exchange(stream: &mut TcpStream, answer: &mut Vec<u8>) -> io::Result<()> {
-    stream.write_all(REQUEST).await?;
+async fn exchange(stream: &mut Io, answer: &mut Vec<u8>) -> io::Result<()> {
+    stream.send(REQUEST).await?;
     answer.clear();
     let mut whole = None;
     while whole.is_none_or(|whole| answer.len() < whole) {
-        if stream.read_buf(answer).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        stream.receive(answer).await?;
         if whole.is_none()
             && let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n")
         {

@@ -28,7 +28,7 @@ pub fn run(data: &[u8]) {
             let config = &loaded.config;
             let bound: Vec<ListenerAddress> =
                 config.listeners.iter().map(|listener| listener.address.clone()).collect();
-            let shown = [show::summary(config), show::start_up(config, &bound, 2)];
+            let shown = [show::summary(config), show::start_up(config, &bound, None, 2)];
             for route in &config.routes {
                 assert!(shown.iter().all(|text| text.contains(&route.name)), "{} is not shown", route.name);
             }

@@ -8,6 +8,7 @@
 mod wire;
 
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +16,16 @@ use std::time::Duration;
 use arbitrary::Unstructured;
 use bytes::Bytes;
 use tidegate::config::model::{
-    ByteRate, Compression, Heartbeat, OnExcess, PingMode, Rate, RelayRules, RouteRates, Scoped,
+    ByteRate, Compression, Heartbeat, Log, OnExcess, PingMode, Rate, RelayRules, RouteRates, Scoped,
 };
-use tidegate::limits::throttle::Throttle;
+use tidegate::limits::terms::{Account, Standing, Terms};
+use tidegate::observe::log::Leaves;
+use tidegate::policy::client::{Address, ClientKey};
 use tidegate::proto::frame::Opcode;
 use tidegate::proto::scan::Rules;
+use tidegate::proto::trace::Trace;
 use tidegate::relay::end::{Codes, Detail};
-use tidegate::relay::registry::Registry;
+use tidegate::relay::registry::{About, Order, Registry};
 use tidegate::relay::session::Opened;
 use tidegate::relay::{Cause, End, Session, Side};
 use tokio::time::{sleep, timeout};
@@ -40,6 +44,9 @@ const HELD_MAX: usize = 512 * 1024;
 /// What one side sends at most, so that small writes come to an end.
 const SENT_MAX: usize = 150_000;
 const STEPS_MAX: usize = 80;
+const CLOSE_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+/// Clients that a rate is counted for; there is one.
+const CLIENTS_MAX: usize = 10;
 
 pub fn run(data: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -145,7 +152,7 @@ impl Setting {
             max_age: Some(MAX_AGE),
             frame_timeout: seconds(long),
             slow_timeout: is(2).then_some(seconds(long)),
-            close_timeout: seconds(short.min(5)),
+            close_timeout: seconds(short).min(CLOSE_TIMEOUT_MAX),
             frame_bytes_max: if is(3) { u64::from(sizes) * 16 } else { u64::MAX },
             message_bytes_max: if is(4) { u64::from(sizes) * 32 } else { u64::MAX },
             fragments_max: NonZeroU32::new(u32::from(sizes)).filter(|_| is(5)),
@@ -186,8 +193,8 @@ impl Setting {
 async fn play(source: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let setting = Setting::take(source)?;
     let registry = Arc::new(Registry::new(setting.held_max));
-    let throttle = Throttle::new(&setting.rates, &[Arc::default()], &Arc::default());
-    let mut ordered = false;
+    let terms = Terms::new(setting.rules.clone(), setting.rates, CLIENTS_MAX);
+    let mut gateway = Gateway { registry, standing: Standing::new(Arc::new(terms)), ordered: false, renewed: false };
     let mut streams = Vec::new();
     let mut peers = Vec::new();
     for (side, early) in [Side::Client, Side::Upstream].into_iter().zip(setting.early) {
@@ -197,16 +204,18 @@ async fn play(source: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         peers.push(Peer { side, wire, queue: Vec::new(), sent, was_stuck: false, is_troubled: false });
     }
     let (Some(upstream), Some(client)) = (streams.pop(), streams.pop()) else { unreachable!("there are two") };
-    let entry = registry.enter(None);
-    let mut session = Session::new(client, upstream, setting.rules.clone(), setting.deflate, throttle, entry);
+    let key = ClientKey::from(IpAddr::from([192, 0, 2, 1]));
+    let account = Account::new(gateway.standing.clone(), key.into());
+    let entry = gateway.registry.enter(gateway.about());
+    let mut session = Session::new(client, upstream, account, setting.deflate, entry);
     let session = tokio::spawn(async move { session.run().await });
 
     for _ in 0..STEPS_MAX {
         if source.is_empty() {
             break;
         }
-        ordered |= step(source, &mut peers, &registry).await?;
-        let held = registry.held_bytes();
+        step(source, &setting, &mut peers, &mut gateway).await?;
+        let held = gateway.registry.held_bytes();
         assert!(held <= HELD_MAX, "{held} bytes are held");
     }
     for peer in &mut peers {
@@ -224,31 +233,62 @@ async fn play(source: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let goes_on = |reading: &Reading| {
         reading.faults.is_empty() && !reading.controls.iter().any(|(opcode, _)| *opcode == Opcode::Close)
     };
-    let untroubled = !ordered && !peers.iter().any(|peer| peer.is_troubled) && readings.iter().all(goes_on);
+    let untroubled = !gateway.ordered && !peers.iter().any(|peer| peer.is_troubled) && readings.iter().all(goes_on);
     let told = |written: &[u8]| frames(written).0.iter().any(|frame| frame.opcode == CLOSE);
-    if untroubled && setting.is_free() && !session.is_finished() && !written.iter().any(|written| told(written)) {
-        assert_eq!(registry.held_bytes(), 0, "nothing is held back from those who take everything");
+    if untroubled
+        && setting.is_free()
+        && !gateway.renewed
+        && !session.is_finished()
+        && !written.iter().any(|written| told(written))
+    {
+        assert_eq!(gateway.registry.held_bytes(), 0, "nothing is held back from those who take everything");
         for (to, reading) in [(1, &readings[0]), (0, &readings[1])] {
             assert!(data(&written[to]) == reading.passed, "not all has come out");
         }
     }
     let end = timeout(MAX_AGE * 2, session).await.expect("it ends").expect("it does not panic");
-    assert_eq!((registry.held_bytes(), registry.len()), (0, 0));
+    assert_eq!((gateway.registry.held_bytes(), gateway.registry.len()), (0, 0));
     for (peer, written) in peers.iter().zip(&mut written) {
         written.extend(peer.wire.written());
     }
-    ended(&setting, &end, &readings, ordered);
+    ended(&setting, &end, &readings, &gateway);
     for (to, codes) in [(0, end.client), (1, end.upstream)] {
         heard(&setting, &end, &peers[to], codes, &readings[1 - to], &readings[to], &written[to]);
     }
     Ok(())
 }
 
-/// One thing that happens. True when it was an order to end.
-async fn step(source: &mut Unstructured<'_>, peers: &mut [Peer], registry: &Arc<Registry>) -> arbitrary::Result<bool> {
+/// What the gateway does to the session.
+struct Gateway {
+    registry: Arc<Registry>,
+    standing: Arc<Standing>,
+    ordered: bool,
+    renewed: bool,
+}
+
+impl Gateway {
+    fn about(&self) -> About {
+        About {
+            way: self.registry.way("listener", "route", "upstream", "server"),
+            member: 1,
+            client: Address::Local,
+            secure: false,
+            key: None,
+            trace: Trace::of(&http::HeaderMap::new(), false, None, [1; 32]),
+            leaves: Leaves::of(&Log::default(), 0),
+        }
+    }
+}
+
+/// One thing that happens.
+async fn step(
+    source: &mut Unstructured<'_>,
+    setting: &Setting,
+    peers: &mut [Peer],
+    gateway: &mut Gateway,
+) -> arbitrary::Result<()> {
     let op: u8 = source.arbitrary()?;
     let peer = &mut peers[usize::from(op >> 7)];
-    let mut ordered = false;
     match op & 0x0f {
         0..=3 => {
             peer.frame(source)?;
@@ -286,16 +326,35 @@ async fn step(source: &mut Unstructured<'_>, peers: &mut [Peer], registry: &Arc<
                 _ => peer.takes(Take::Fail(ErrorKind::BrokenPipe)),
             }
         }
+        15 if op & 0x20 != 0 => {
+            let other = Setting::take(source)?;
+            // What may be sent stays, so that it can be read in one way.
+            let same = setting.rules.clone();
+            let rules = RelayRules {
+                frame_bytes_max: same.frame_bytes_max,
+                message_bytes_max: same.message_bytes_max,
+                fragments_max: same.fragments_max,
+                strict: same.strict,
+                ping: same.ping,
+                ..other.rules
+            };
+            let terms = gateway.standing.current().renew(rules, other.rates, CLIENTS_MAX);
+            gateway.standing.put(Arc::new(terms));
+            gateway.registry.renew(|_| true);
+            gateway.renewed = true;
+        }
         _ => {
+            let [cause, wait]: [u8; 2] = source.arbitrary()?;
             let causes = [Cause::Drain, Cause::RouteRemoved, Cause::Overloaded, Cause::AccessRevoked];
-            registry.end_all(causes[usize::from(source.arbitrary::<u8>()? % 4)]);
-            ordered = true;
+            let cause = causes[usize::from(cause % 4)];
+            gateway.registry.end_all(Order { cause, retry_after: wait / 16, patience: u16::from(wait % 16) });
+            gateway.ordered = true;
         }
     }
     if op & 0x40 == 0 {
         calm().await;
     }
-    Ok(ordered)
+    Ok(())
 }
 
 /// Lets everything happen that can happen without time passing.
@@ -314,9 +373,9 @@ fn data(written: &[u8]) -> Vec<u8> {
 }
 
 /// The cause is one that there was.
-fn ended(setting: &Setting, end: &End, [client, upstream]: &[Reading; 2], ordered: bool) {
+fn ended(setting: &Setting, end: &End, [client, upstream]: &[Reading; 2], gateway: &Gateway) {
     // At the most: a second for a verdict, close_timeout, two seconds to linger; timers fire up to a millisecond late.
-    let most = MAX_AGE + Duration::from_millis(3_100) + setting.rules.close_timeout * 2;
+    let most = MAX_AGE + Duration::from_millis(3_100) + CLOSE_TIMEOUT_MAX * 2;
     assert!(end.duration <= most, "{:?}", end.duration);
     let closed = |reading: &Reading| reading.controls.last().is_some_and(|(opcode, _)| *opcode == Opcode::Close);
     let of_side = if end.side == Side::Upstream { upstream } else { client };
@@ -332,11 +391,13 @@ fn ended(setting: &Setting, end: &End, [client, upstream]: &[Reading; 2], ordere
         Cause::ProtocolError | Cause::InvalidPayload | Cause::FrameTooBig | Cause::MessageTooBig => {
             matches!(end.detail, Detail::Violation(_))
         }
-        Cause::RateLimited => !setting.is_free(),
-        Cause::SlowConsumer => setting.rules.slow_timeout.is_some() || setting.held_max != usize::MAX,
-        Cause::Idle => setting.rules.idle_timeout.is_some(),
+        Cause::RateLimited => gateway.renewed || !setting.is_free(),
+        Cause::SlowConsumer => {
+            gateway.renewed || setting.rules.slow_timeout.is_some() || setting.held_max != usize::MAX
+        }
+        Cause::Idle => gateway.renewed || setting.rules.idle_timeout.is_some(),
         Cause::MaxAge => end.duration >= MAX_AGE,
-        Cause::Drain | Cause::RouteRemoved | Cause::Overloaded | Cause::AccessRevoked => ordered,
+        Cause::Drain | Cause::RouteRemoved | Cause::Overloaded | Cause::AccessRevoked => gateway.ordered,
     };
     assert!(holds, "{end:?}");
     for (traffic, reading) in [(end.from_client, client), (end.from_upstream, upstream)] {

@@ -4,6 +4,7 @@
 //! itself: whether a certificate serves is asked of the caller's [`Inspect`].
 
 mod access;
+mod admin;
 mod limits;
 mod listener;
 mod rates;
@@ -21,13 +22,14 @@ use std::sync::Arc;
 
 use super::Inspect;
 use super::model::{
-    Backend, BackendKind, ClientBy, Config, Drain, Listener, ListenerAddress, Log, LogFormat, LogLevel, Position,
-    Runtime, ServerAddress, Upstream,
+    AccessLog, Admin, Backend, BackendKind, ClientBy, Config, Dns, Drain, Listener, ListenerAddress, Log, LogFormat,
+    LogLevel, Position, Reload, Runtime, ServerAddress, TraceParent, Upstream,
 };
 use super::problem::{Problem, Problems, Source};
 use super::read::{Findings, Reader};
 use super::tree::{Node, Tree, Value};
-use super::value::{self, Parsed, Wrong, number, one_of, string};
+use super::value::{self, Parsed, Wrong, boolean, number, one_of, string};
+use admin::{admin, nobody_routes_there};
 use limits::limits;
 use listener::listener;
 use route::{RouteRead, named, route, routes_differ};
@@ -74,13 +76,18 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
         })
         .collect();
     let routes = some_of(&mut root, "route", |table| route(table, &upstreams, source, limits.as_ref()));
-    let log = root.table("log").and_then(log);
+    let dns = root.table("dns").and_then(dns);
+    let log = root.table("log").and_then(|table| log(table, source));
     let drain = root.table("drain").and_then(drain);
+    let reload = root.table("reload").and_then(reload);
+    let admin_at = root.written("admin");
+    let admin = root.table("admin").map(|table| admin(table, source));
 
-    addresses_differ(&root, &listeners, &backends);
+    addresses_differ(&root, &listeners, &backends, admin.as_ref());
     routes_differ(&root, &routes);
     upstreams_are_used(&root, &upstreams, &routes);
     servers_are_not_ours(&root, &upstreams, &listeners);
+    nobody_routes_there(&root, &upstreams, admin.as_ref());
     headers_have_a_sender(&root, &routes, &listeners);
     root.finish();
 
@@ -90,9 +97,13 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
         listeners: values(listeners)?,
         routes: named(routes)?,
         upstreams: upstreams.into_iter().map(|(name, (_, upstream))| Some((name, upstream?))).collect::<Option<_>>()?,
+        dns: dns?,
         backends: values(backends)?,
         log: log?,
         drain: drain?,
+        reload: reload?,
+        admin: if admin_at.is_some() { Some(admin?.value?) } else { None },
+        source: source.clone(),
     })
 }
 
@@ -166,7 +177,29 @@ fn backend(mut table: Reader<'_, '_>) -> Bound<Backend> {
     Bound { address, key, value: build() }
 }
 
-fn log(mut table: Reader<'_, '_>) -> Option<Log> {
+fn dns(mut table: Reader<'_, '_>) -> Option<Dns> {
+    let max_at = table.written("ttl_max");
+    let servers = table.list("servers", string(value::name_server));
+    let ttl_min = table.value("ttl_min", string(value::duration));
+    let ttl_max = table.value("ttl_max", string(value::duration));
+    if let (Some(at), Some(min), Some(max)) = (max_at, ttl_min, ttl_max)
+        && max < min
+    {
+        table.wrong(at, "ttl_max", Wrong::new("less than `ttl_min`").help("write at least as much"));
+    }
+    table.finish();
+    // Left out, it gives way to a longer `ttl_min`.
+    Some(Dns { servers: all(servers?)?, ttl_min: ttl_min?, ttl_max: ttl_max?.max(ttl_min?) })
+}
+
+fn log(mut table: Reader<'_, '_>, source: &Source) -> Option<Log> {
+    /// A line of the access log.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Left {
+        Requests,
+        Opened,
+        Ended,
+    }
     let format = table.value("format", one_of(&[("human", LogFormat::Human), ("json", LogFormat::Json)]));
     let level = table.value(
         "level",
@@ -178,8 +211,28 @@ fn log(mut table: Reader<'_, '_>) -> Option<Log> {
             ("trace", LogLevel::Trace),
         ]),
     );
+    let file = table.value("file", file(source));
+    let lines = one_of(&[("requests", Left::Requests), ("opened", Left::Opened), ("ended", Left::Ended)]);
+    let access = table.list("access", lines);
+    let sample = table.value("sample", number(0..=100));
+    let progress = table.value("progress", value::or_off(string(value::duration)));
+    let traceparent = table.value("traceparent", one_of(&[("begin", TraceParent::Begin), ("pass", TraceParent::Pass)]));
     table.finish();
-    Some(Log { format: format?, level: level? })
+    let access = all(access?)?;
+    let leaves = |line| access.contains(&line);
+    Some(Log {
+        format: format?,
+        level: level?,
+        file: file.map(|(path, _)| path),
+        access: AccessLog {
+            requests: leaves(Left::Requests),
+            opened: leaves(Left::Opened),
+            ended: leaves(Left::Ended),
+        },
+        sample: sample? as u32,
+        progress: progress?,
+        traceparent: traceparent?,
+    })
 }
 
 fn drain(mut table: Reader<'_, '_>) -> Option<Drain> {
@@ -188,13 +241,26 @@ fn drain(mut table: Reader<'_, '_>) -> Option<Drain> {
     Some(Drain { grace: grace? })
 }
 
+fn reload(mut table: Reader<'_, '_>) -> Option<Reload> {
+    let watch = table.value("watch", boolean);
+    table.finish();
+    Some(Reload { watch: watch? })
+}
+
 // What one table cannot know alone.
 
-fn addresses_differ(root: &Reader<'_, '_>, listeners: &[Bound<Listener>], backends: &[Bound<Backend>]) {
+fn addresses_differ(
+    root: &Reader<'_, '_>,
+    listeners: &[Bound<Listener>],
+    backends: &[Bound<Backend>],
+    admin: Option<&Bound<Admin>>,
+) {
     let listeners = listeners.iter().map(|bound| (&bound.address, &bound.key));
     let backends = backends.iter().map(|bound| (&bound.address, &bound.key));
+    let admin = admin.map(|bound| (&bound.address, &bound.key));
     let mut all: Vec<_> = listeners
         .chain(backends)
+        .chain(admin)
         .filter_map(|(address, key)| address.as_ref().map(|(address, at)| (address, *at, key)))
         // Port 0 is another port each time.
         .filter(|(address, ..)| !matches!(address, ListenerAddress::Tcp(address) if address.port() == 0))
@@ -222,13 +288,7 @@ fn servers_are_not_ours(root: &Reader<'_, '_>, upstreams: &Upstreams, listeners:
     for (name, (at, upstream)) in upstreams {
         let servers = upstream.iter().flat_map(|upstream| &upstream.servers);
         for server in servers {
-            let dialled = match &server.address {
-                ServerAddress::Tcp { host, port } => {
-                    host.parse::<IpAddr>().ok().map(|ip| ListenerAddress::Tcp(SocketAddr::new(ip, *port)))
-                }
-                ServerAddress::Unix(path) => Some(ListenerAddress::Unix(path.clone())),
-            };
-            if dialled.is_some_and(|address| ours.contains(&&address)) {
+            if dialled(&server.address).is_some_and(|address| ours.contains(&&address)) {
                 let wrong = Wrong::new(format!("{} is this gateway's own listener", server.text));
                 root.warn(
                     *at,
@@ -237,6 +297,16 @@ fn servers_are_not_ours(root: &Reader<'_, '_>, upstreams: &Upstreams, listeners:
                 );
             }
         }
+    }
+}
+
+/// Where a server listens, as far as the file tells.
+fn dialled(server: &ServerAddress) -> Option<ListenerAddress> {
+    match server {
+        ServerAddress::Tcp { host, port } => {
+            host.parse::<IpAddr>().ok().map(|ip| ListenerAddress::Tcp(SocketAddr::new(ip, *port)))
+        }
+        ServerAddress::Unix(path) => Some(ListenerAddress::Unix(path.clone())),
     }
 }
 

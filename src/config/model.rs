@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
+use super::problem::Source;
 use crate::proto::fields;
 
 /// The whole configuration.
@@ -25,9 +27,41 @@ pub struct Config {
     /// In the order of the file; which one serves a request is decided by [`crate::policy::route`].
     pub routes: Vec<Arc<Route>>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub dns: Dns,
     pub backends: Vec<Backend>,
     pub log: Log,
     pub drain: Drain,
+    pub reload: Reload,
+    /// `None`: there is no admin interface.
+    pub admin: Option<Admin>,
+    /// What it was read from, for those who ask what runs.
+    pub source: Source,
+}
+
+impl Config {
+    /// Every file of certificates, keys and authorities that it names.
+    pub fn certificate_files(&self) -> impl Iterator<Item = PathBuf> {
+        let pair = |files: &CertificateFiles| [files.certificate.clone(), files.key.clone()];
+        let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(move |tls| {
+            let ca = match &tls.client_auth {
+                ClientAuth::Off => None,
+                ClientAuth::Optional { ca, .. } | ClientAuth::Required { ca, .. } => Some(ca.clone()),
+            };
+            tls.certificates.iter().flat_map(pair).chain(ca)
+        });
+        let upstreams = self.upstreams.values().flat_map(move |upstream| {
+            let UpstreamTls { ca, client, .. } = &upstream.tls;
+            client.iter().flat_map(pair).chain(ca.iter().map(|(ca, _)| ca.clone()))
+        });
+        listeners.chain(upstreams)
+    }
+}
+
+/// `[reload]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reload {
+    /// Also when a file changes.
+    pub watch: bool,
 }
 
 /// `[runtime]`
@@ -42,6 +76,8 @@ pub struct Runtime {
 pub struct Limits {
     /// WebSocket sessions open at once.
     pub sessions: usize,
+    /// Where that stands; the default position where it is left out.
+    pub sessions_at: Position,
     /// TCP connections open at once, those that have not finished their handshake included.
     pub connections: usize,
     /// Connections that have not finished their handshake (TLS, PROXY header, request head). `None` is `"off"`.
@@ -107,6 +143,8 @@ pub struct Position {
 pub struct Listener {
     pub address: ListenerAddress,
     pub address_at: Position,
+    /// Other processes of ours may listen there, too. Never on a Unix socket.
+    pub reuse_port: bool,
     /// Never on a Unix socket.
     pub tls: Option<ListenerTls>,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and PROXY headers count.
@@ -192,6 +230,13 @@ pub struct ListenerTls {
     pub versions: TlsVersions,
 }
 
+impl ListenerTls {
+    /// Whether nobody gets in without a certificate.
+    pub fn demands_certificate(&self) -> bool {
+        matches!(self.client_auth, ClientAuth::Required { .. })
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct CertificateFiles {
     pub certificate: PathBuf,
@@ -248,8 +293,7 @@ pub struct Route {
     pub response_headers: FieldEdits,
     /// The Host to send upstream; `None` passes the client's.
     pub host_header: Option<String>,
-    /// Shared with the sessions.
-    pub relay: Arc<RelayRules>,
+    pub relay: RelayRules,
     pub refuse: Refuse,
     pub client: ClientBy,
     pub access: Access,
@@ -508,6 +552,14 @@ pub struct Upstream {
     pub retry_budget: u32,
     /// `health.passive`; `None` is `"off"`.
     pub passive: Option<Passive>,
+    /// `health.active`; `None` is `"off"`.
+    pub active: Option<Active>,
+    /// `health.on_unhealthy`: of the sessions of a server whose checks failed.
+    pub on_unhealthy: Fate,
+    /// Of the sessions of a server that is gone from the configuration, or of an address that its name lost.
+    pub on_removed: Fate,
+    /// How long a server that comes back takes to its whole share. `None` is `"off"`.
+    pub slow_start: Option<Duration>,
     pub connect_timeout: Duration,
     /// From the connection to the end of the answer's head.
     pub handshake_timeout: Duration,
@@ -517,6 +569,8 @@ pub struct Upstream {
     pub keepalive: usize,
     /// For so long.
     pub keepalive_timeout: Duration,
+    /// Local addresses of connections to its servers; with none the system chooses.
+    pub source_addresses: Vec<IpAddr>,
     pub tls: UpstreamTls,
 }
 
@@ -531,6 +585,55 @@ pub struct Passive {
     pub aside_max: Duration,
 }
 
+/// `health.active`: how a server is asked whether it is well, and how often.
+#[derive(Debug, Clone)]
+pub struct Active {
+    pub kind: CheckKind,
+    /// Below the server's own path; with a query. Begins with `/`.
+    pub path: String,
+    /// `Host`; `None` is the server's own.
+    pub host: Option<String>,
+    /// Offered in a WebSocket's handshake.
+    pub subprotocol: Option<String>,
+    /// Further fields of the request.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// What an answer to plain HTTP may have; at least one.
+    pub statuses: Vec<RangeInclusive<u16>>,
+    /// From the end of a check to the next.
+    pub interval: Duration,
+    /// In percent of it.
+    pub jitter: u32,
+    /// Of a whole check.
+    pub timeout: Duration,
+    /// So many good ones in a row bring it back; at least 1.
+    pub rise: u32,
+    /// So many bad ones in a row take it out; at least 1.
+    pub fall: u32,
+    /// It gets sessions before its first check.
+    pub initially_up: bool,
+}
+
+/// What a check is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckKind {
+    /// A connection, with TLS where the server has it.
+    Tcp,
+    /// A GET that is answered with one of the statuses.
+    Http,
+    /// An opening handshake, and a ping that is answered.
+    WebSocket,
+}
+
+/// What becomes of sessions that live on a server which gets no new ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Keep,
+    /// They end over `drain.window`.
+    Drain,
+    /// They end at once.
+    Close,
+}
+
 /// `balance`: which server is next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Balance {
@@ -541,6 +644,7 @@ pub enum Balance {
     Hash(ClientBy),
 }
 
+/// One of an upstream's servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     pub address: ServerAddress,
@@ -554,6 +658,16 @@ pub struct Server {
     pub weight: u32,
     /// Used only when no other server can be.
     pub backup: bool,
+}
+
+impl Server {
+    /// Its address where that is a number; `None` for names and Unix sockets.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match &self.address {
+            ServerAddress::Tcp { host, .. } => host.parse().ok(),
+            ServerAddress::Unix(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -575,6 +689,16 @@ pub struct UpstreamTls {
     pub server_name: Option<String>,
     /// Our own certificate.
     pub client: Option<CertificateFiles>,
+}
+
+/// `[dns]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// With none those of the system are asked.
+    pub servers: Vec<SocketAddr>,
+    /// The least and the longest time that an answer is used for.
+    pub ttl_min: Duration,
+    pub ttl_max: Duration,
 }
 
 /// `[[backend]]`: an embedded server on a loopback port.
@@ -613,6 +737,46 @@ impl BackendKind {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
+    /// `None` is standard error.
+    pub file: Option<PathBuf>,
+    pub access: AccessLog,
+    /// Of 100 requests or sessions on which all goes well, so many leave their lines.
+    pub sample: u32,
+    /// How often a living session leaves a line. `None` is `"off"`.
+    pub progress: Option<Duration>,
+    pub traceparent: TraceParent,
+}
+
+/// For commands that read no configuration.
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            format: LogFormat::Human,
+            level: LogLevel::Info,
+            file: None,
+            access: AccessLog { requests: true, opened: true, ended: true },
+            sample: 100,
+            progress: None,
+            traceparent: TraceParent::Begin,
+        }
+    }
+}
+
+/// `log.access`: what leaves a line, beside refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccessLog {
+    pub requests: bool,
+    pub opened: bool,
+    pub ended: bool,
+}
+
+/// What becomes of a request that belongs to no trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceParent {
+    /// One begins here.
+    Begin,
+    /// It goes on without.
+    Pass,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -635,4 +799,37 @@ pub enum LogLevel {
 pub struct Drain {
     /// How long sessions may take to end after SIGTERM or SIGINT.
     pub grace: Duration,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub address: ListenerAddress,
+    pub address_at: Position,
+    /// Of the file of a Unix socket.
+    pub socket_mode: u32,
+    /// `None`: whoever can connect may do everything.
+    pub token: Option<Token>,
+    /// Never on a Unix socket. With `client_auth`, a client certificate is always required.
+    pub tls: Option<ListenerTls>,
+    /// Names by which it may be asked for, beside `localhost` and IP addresses.
+    pub hosts: Vec<String>,
+}
+
+/// What who asks must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Token {
+    Written(Secret),
+    /// Read anew with each request.
+    File(PathBuf, Position),
+}
+
+/// A text that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hidden")
+    }
 }

@@ -8,12 +8,19 @@ use std::path::{Path, PathBuf};
 use super::model::Position;
 
 /// The text of a configuration file, kept to show the line of a problem that is found after parsing.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Source {
     file: PathBuf,
     text: String,
     /// Where each line begins: a file of thousands of routes asks for as many places.
     lines: Vec<usize>,
+}
+
+/// Without the text, which may hold secrets.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 impl Source {
@@ -89,6 +96,20 @@ pub struct Problem {
     pub help: Option<String>,
     /// The line of the file.
     pub line: String,
+}
+
+impl Problem {
+    /// On one line: `config.toml:31:12 route[2].upstream: no upstream "chat2" (help)`.
+    pub fn line(&self) -> String {
+        let place = match self.at.line {
+            0 => String::new(),
+            line => format!(":{line}:{}", self.at.column),
+        };
+        let key = if self.key.is_empty() { String::new() } else { format!(" {}", self.key) };
+        let help = self.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        let text = format!("{}{place}{key}: {}{help}", self.file.display(), self.message);
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
 }
 
 impl fmt::Display for Problem {

@@ -50,7 +50,8 @@ fn print_table(out: &mut String, key: &'static Key, above: &[&str], used: bool) 
     let Some(table) = table_of(key) else { return };
     // The tables of the file itself are there to be looked at; those below them only where they hold by default.
     let idle = matches!(key.fallback, Fallback::Nothing(..) | Fallback::Default("[]"));
-    let used = used && (above.is_empty() || !idle);
+    let off = matches!(key.fallback, Fallback::Nothing(..));
+    let used = used && !off && (above.is_empty() || !idle);
     let mut path = above.to_vec();
     path.push(key.name);
     if matches!(key.holds, Holds::Named(_)) {

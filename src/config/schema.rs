@@ -75,6 +75,7 @@ const COUNT_OR_OFF: &str = "number or \"off\"";
 const RATE_OR_OFF: &str = "rate or \"off\"";
 const BYTE_RATE_OR_OFF: &str = "bytes in a period, or \"off\"";
 const OFF: Fallback = Default("\"off\"");
+const FATE: &str = "\"keep\", \"drain\" or \"close\"";
 const FILE: &str = "path of a PEM file";
 
 const ALLOW: Key = key(
@@ -100,11 +101,14 @@ pub(super) static ROOT: Table = Table {
         section("listener", Holds::Tables(&LISTENER), Default("[]")),
         section("route", Holds::Tables(&ROUTE), Default("[]")),
         section("upstream", Holds::Named(&UPSTREAM), Default("{}")),
+        section("dns", Holds::Table(&DNS), Default("{}")),
         section("backend", Holds::Tables(&BACKEND), Default("[]")),
         section("log", Holds::Table(&LOG), Default("{}")),
         section("drain", Holds::Table(&DRAIN), Default("{}")),
+        section("reload", Holds::Table(&RELOAD), Default("{}")),
+        section("admin", Holds::Table(&ADMIN), Nothing("{ address = \"127.0.0.1:9090\" }", "no admin interface")),
     ],
-    later: &["admin"],
+    later: &[],
 };
 
 pub(super) static RUNTIME: Table = Table {
@@ -172,6 +176,13 @@ pub(super) static LISTENER: Table = Table {
             Required("\"127.0.0.1:8080\""),
             "Where to listen: \"0.0.0.0:8080\", \"[::]:8080\". Port 0 takes a free port. \"unix:/run/tidegate.sock\" is a \
              Unix socket (mode 0660, removed at the stop).",
+        ),
+        key(
+            "reuse_port",
+            "true or false",
+            Default("false"),
+            "Lets another process of the same user listen at this address, too (SO_REUSEPORT): the next version of this \
+             gateway, which takes over. Sockets that systemd hands over need it not.",
         ),
         Key {
             name: "tls",
@@ -664,6 +675,13 @@ pub(super) static UPSTREAM: Table = Table {
             OFF,
             "Sessions open at once with one server. One that has them all is passed over.",
         ),
+        key(
+            "source_addresses",
+            "list of IP addresses",
+            Default("[]"),
+            "The local addresses of connections to servers, taken in turn: each has all local ports towards each server, \
+             some 28,000 with Linux' defaults. None: the system chooses one.",
+        ),
         Key {
             name: "tls",
             kind: "table",
@@ -672,6 +690,20 @@ pub(super) static UPSTREAM: Table = Table {
             holds: Holds::Table(&UPSTREAM_TLS),
         },
         section("health", Holds::Table(&HEALTH), Default("{}")),
+        key(
+            "slow_start",
+            DURATION_OR_OFF,
+            OFF,
+            "How long a server that comes, or comes back, takes from a tenth of its share to all of it. Not when the gateway \
+             starts.",
+        ),
+        key(
+            "on_removed",
+            FATE,
+            Default("\"keep\""),
+            "What becomes of the sessions of a server that is gone from the configuration, or of an address that its name \
+             does not lead to any more. As with `on_unhealthy`.",
+        ),
     ],
     later: &["sticky"],
 };
@@ -679,14 +711,82 @@ pub(super) static UPSTREAM: Table = Table {
 pub(super) static HEALTH: Table = Table {
     title: "upstream.NAME.health",
     doc: "Which servers are left alone.",
-    keys: &[Key {
-        name: "passive",
-        kind: "table or \"off\"",
-        fallback: Default("{}"),
-        doc: "Puts a server aside when its handshakes fail. One that is alone never is.",
-        holds: Holds::Table(&PASSIVE),
-    }],
-    later: &["check", "path", "interval", "timeout", "rise", "fall", "on_unhealthy", "slow_start"],
+    keys: &[
+        Key {
+            name: "passive",
+            kind: "table or \"off\"",
+            fallback: Default("{}"),
+            doc: "Puts a server aside when its handshakes fail. One that is alone never is.",
+            holds: Holds::Table(&PASSIVE),
+        },
+        Key {
+            name: "active",
+            kind: "table or \"off\"",
+            fallback: Nothing("{ kind = \"http\", path = \"/healthz\" }", "nobody asks"),
+            doc: "Asks every server again and again whether it is well, and leaves those alone that are not, be it all of \
+                  them.",
+            holds: Holds::Table(&ACTIVE),
+        },
+        key(
+            "on_unhealthy",
+            FATE,
+            Default("\"keep\""),
+            "What becomes of the sessions of a server whose checks fail (`active`). \"keep\": they live on while both sides \
+             do. \"drain\": they end with 1012 over `drain.window`. \"close\": they end with 1011 at once.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static ACTIVE: Table = Table {
+    title: "upstream.NAME.health.active",
+    doc: "`active = { kind = …, path = … }`, or \"off\". A wss:// server is checked over TLS.",
+    keys: &[
+        key(
+            "kind",
+            "\"tcp\", \"http\" or \"websocket\"",
+            Default("\"tcp\""),
+            "\"tcp\": it takes a connection. \"http\": it answers a GET with one of `status`. \"websocket\": it agrees on a \
+             WebSocket and answers a ping.",
+        ),
+        key("path", "path, with a query if need be", Default("\"/\""), "Asked for, below the server's own path."),
+        key("host", "host, or host and port", Nothing("\"app.internal\"", "the server's own"), "The Host sent."),
+        key(
+            "headers",
+            "table of strings",
+            Default("{}"),
+            "Further header fields: `{ Origin = \"https://example.com\" }`.",
+        ),
+        key("subprotocol", "name", Nothing("\"mqtt\"", "none"), "Offered with `kind = \"websocket\"`."),
+        key(
+            "status",
+            "list of statuses or ranges",
+            Default("[\"200-399\"]"),
+            "Which answers are good with `kind = \"http\"`: `[200, \"300-399\"]`.",
+        ),
+        key("interval", DURATION, Default("\"5s\""), "From the end of a check to the next."),
+        key(
+            "jitter",
+            "number, up to 50",
+            Default("20"),
+            "Each interval is longer or shorter by up to so many percent, so that checks do not meet.",
+        ),
+        key("timeout", DURATION, Default("\"3s\""), "For a whole check: connection, TLS, answer."),
+        key("rise", "number, up to 1000", Default("2"), "So many good checks in a row bring a server back."),
+        key(
+            "fall",
+            "number, up to 1000",
+            Default("3"),
+            "So many failed ones in a row take it out. The first check of all decides alone.",
+        ),
+        key(
+            "initial",
+            "\"up\" or \"down\"",
+            Default("\"up\""),
+            "Whether a server that is new gets sessions before its first check, which comes within a second.",
+        ),
+    ],
+    later: &[],
 };
 
 pub(super) static PASSIVE: Table = Table {
@@ -739,6 +839,28 @@ pub(super) static UPSTREAM_TLS: Table = Table {
     later: &[],
 };
 
+pub(super) static DNS: Table = Table {
+    title: "[dns]",
+    doc: "How names of servers become addresses. A name that stands in the hosts file has the addresses that stand there.",
+    keys: &[
+        key(
+            "servers",
+            "list of IP addresses, with or without port",
+            Default("[]"),
+            "The name servers to ask: \"10.0.0.53\", \"[fd00::53]:5353\". None: those of the system, with its search \
+             domains (resolv.conf), and where they know nothing, the system's other sources (nsswitch.conf).",
+        ),
+        key(
+            "ttl_min",
+            DURATION,
+            Default("\"1s\""),
+            "An answer is used for its time to live, and not for less than this.",
+        ),
+        key("ttl_max", DURATION, Default("\"5m\""), "Nor for more than this. Not less than `ttl_min`."),
+    ],
+    later: &[],
+};
+
 pub(super) static BACKEND: Table = Table {
     title: "[[backend]]",
     doc: "An embedded WebSocket server, for trying and testing. An upstream reaches it at its address.",
@@ -758,14 +880,45 @@ pub(super) static BACKEND: Table = Table {
 
 pub(super) static LOG: Table = Table {
     title: "[log]",
-    doc: "One line for each refused handshake and each ended session, on standard error.",
+    doc: "One line for each plain request, each refused one, and for sessions when they open and end. `format`, `level` and \
+          `file` are read once, at the start.",
     keys: &[
         key("format", "\"human\" or \"json\"", Default("\"human\""), "For people, or one JSON object on a line."),
         key(
             "level",
             "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
             Default("\"info\""),
-            "What is logged: this and all that is more severe.",
+            "What is logged: this and all that is more severe. The lines of requests and sessions are \"info\".",
+        ),
+        key(
+            "file",
+            "path of a file",
+            Nothing("\"/var/log/tidegate/tidegate.log\"", "standard error"),
+            "Where lines are appended (mode 0640). SIGUSR1 opens it again after a rotation. A disk that is too slow holds \
+             nobody up: lines beyond 1 MiB are lost, counted and told.",
+        ),
+        key(
+            "access",
+            "list of \"requests\", \"opened\", \"ended\"",
+            Default("[\"requests\", \"opened\", \"ended\"]"),
+            "Which lines are left beside those of refusals: of plain requests when their answer is over, of sessions when \
+             they open, of sessions when they end.",
+        ),
+        key(
+            "sample",
+            "number, 0 to 100",
+            Default("100"),
+            "Of 100 requests and sessions, so many leave these lines; a session leaves all of its lines or none. What goes \
+             wrong is always told: refusals, answers of 400 and above or that break off, ends for another cause than \
+             `client_closed`, `upstream_closed`, `idle`, `max_age`, `drain` and `route_removed`.",
+        ),
+        key("progress", DURATION_OR_OFF, OFF, "How often a session that lives leaves a line with what passed so far."),
+        key(
+            "traceparent",
+            "\"begin\" or \"pass\"",
+            Default("\"begin\""),
+            "What becomes of a request without a valid W3C `traceparent`: a trace begins here, marked as sampled where \
+             `sample` lets its lines through; or it goes on without. A valid one always passes as it came.",
         ),
     ],
     later: &[],
@@ -776,4 +929,77 @@ pub(super) static DRAIN: Table = Table {
     doc: "How the gateway stops on SIGTERM and SIGINT. A second signal ends it at once.",
     keys: &[key("grace", "duration, also \"0s\"", Default("\"30s\""), "How long sessions may take to end.")],
     later: &["window"],
+};
+
+pub(super) static RELOAD: Table = Table {
+    title: "[reload]",
+    doc: "When this file is read again, with the certificates, keys and key files that it names. SIGHUP always does it.",
+    keys: &[key(
+        "watch",
+        "true or false",
+        Default("false"),
+        "Also when one of these files changes, once all of them have come to rest for half a second. (Files of API keys \
+         are watched in any case.)",
+    )],
+    later: &[],
+};
+
+pub(super) static ADMIN: Table = Table {
+    title: "[admin]",
+    doc: "Where operators and Prometheus ask: health, metrics, sessions, drain, reload (docs/admin.md). Without this table \
+          nothing listens for them. Read at the start, but for the token's file.",
+    keys: &[
+        key(
+            "address",
+            "IP address and port, or path of a socket",
+            Required("\"127.0.0.1:9090\""),
+            "Where to listen: no port of a listener. Beyond this machine it needs a token or client certificates. \
+             \"unix:/run/tidegate-admin.sock\" is a Unix socket.",
+        ),
+        key("socket_mode", "octal digits", Default("\"0600\""), "Who may open the Unix socket: the mode of its file."),
+        key(
+            "token",
+            "string",
+            Nothing("\"${TIDEGATE_ADMIN_TOKEN}\"", "none"),
+            "Who asks must send it: `Authorization: Bearer TOKEN`. 16 to 512 visible ASCII characters. /healthz and \
+             /readyz are answered without it.",
+        ),
+        key(
+            "token_file",
+            "path of a file",
+            Nothing("\"admin.token\"", "none"),
+            "A file that holds the token and nothing else. It is read with each request, so a new one counts at once.",
+        ),
+        Key {
+            name: "tls",
+            kind: "table",
+            fallback: Nothing("{ certificate = \"certs/admin.pem\", key = \"certs/admin.key\" }", "no TLS"),
+            doc: "Serves https:// here.",
+            holds: Holds::Table(&ADMIN_TLS),
+        },
+        key(
+            "hosts",
+            "list of host names",
+            Default("[]"),
+            "Names by which it may be asked for without a token, beside \"localhost\" and IP addresses. Others are refused: a \
+             web page could have pointed its own name here.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static ADMIN_TLS: Table = Table {
+    title: "admin.tls",
+    doc: "TLS of the admin interface: `tls = { … }`.",
+    keys: &[
+        key("certificate", FILE, Required("\"certs/admin.pem\""), "The certificate, followed by its chain."),
+        key("key", FILE, Required("\"certs/admin.key\""), "Its private key."),
+        key(
+            "client_ca",
+            FILE,
+            Nothing("\"certs/operators.pem\"", "clients need no certificate"),
+            "Clients must show a certificate that one of these authorities signed.",
+        ),
+    ],
+    later: &[],
 };

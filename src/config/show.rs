@@ -4,18 +4,22 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::model::{
-    Backend, BackendKind, Conditions, Config, HostPattern, Listener, ListenerAddress, Origins, Page, Route, Target,
+    Admin, Backend, BackendKind, Conditions, Config, HostPattern, Listener, ListenerAddress, Origins, Page, Route,
+    Target,
 };
 use super::value::show_duration;
 
 /// What start-up prints: one line for each listener, the workers, the routes, and the address to open in a browser.
 ///
 /// `bound` are the addresses really listened on, in the order of the listeners: port 0 became a port. `workers` are those
-/// that run: "auto" became a number.
-pub fn start_up(config: &Config, bound: &[ListenerAddress], workers: usize) -> String {
+/// that run: "auto" became a number. The same goes for `admin`.
+pub fn start_up(config: &Config, bound: &[ListenerAddress], admin: Option<&ListenerAddress>, workers: usize) -> String {
     let mut out = String::new();
     for (listener, address) in config.listeners.iter().zip(bound) {
         let _ = writeln!(out, "listening on {}", place(listener, address));
+    }
+    if let (Some(rules), Some(address)) = (&config.admin, admin) {
+        let _ = writeln!(out, "admin at {}", admin_place(rules, address));
     }
     let auto = if config.runtime.workers.is_none() { " (auto)" } else { "" };
     let _ = writeln!(out, "workers: {workers}{auto}");
@@ -38,6 +42,9 @@ pub fn summary(config: &Config) -> String {
             None => String::new(),
         };
         let _ = writeln!(out, "would listen on {}{tls}", place(listener, &listener.address));
+    }
+    if let Some(admin) = &config.admin {
+        let _ = writeln!(out, "would answer operators on {}", admin_place(admin, &admin.address));
     }
     let _ = write!(out, "\n{}", routes(config));
     if !config.upstreams.is_empty() {
@@ -152,11 +159,19 @@ fn page_address(config: &Config, bound: &[ListenerAddress]) -> Option<String> {
     Some(format!("{base}{}", page.path))
 }
 
-fn place(listener: &Listener, address: &ListenerAddress) -> String {
+/// Where a listener really listens, for people: `wss://127.0.0.1:8443`.
+pub fn place(listener: &Listener, address: &ListenerAddress) -> String {
     let header = if listener.proxy_protocol.is_some() { " (PROXY protocol)" } else { "" };
     match address {
         ListenerAddress::Tcp(address) => format!("{}{header}", url(listener, "ws", *address)),
         ListenerAddress::Unix(_) => format!("{address}{header}"),
+    }
+}
+
+fn admin_place(admin: &Admin, address: &ListenerAddress) -> String {
+    match address {
+        ListenerAddress::Tcp(address) => format!("http{}://{address}", if admin.tls.is_some() { "s" } else { "" }),
+        ListenerAddress::Unix(_) => address.to_string(),
     }
 }
 
@@ -169,7 +184,7 @@ fn scheme(listener: &Listener, plain: &str) -> String {
 }
 
 /// Columns as wide as their widest cell; nothing trails.
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(crate) fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let head = head.iter().map(|cell| (*cell).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http::HeaderName;
+use http::uri::PathAndQuery;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::model::{
@@ -317,6 +318,36 @@ pub(super) fn socket_address(text: &str) -> Parsed<SocketAddr> {
     })
 }
 
+/// A local address to connect from.
+pub(super) fn source_address(text: &str) -> Parsed<IpAddr> {
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return Err(Wrong::new(format!("{text:?} is not an IP address")).help("like \"10.0.0.2\" or \"fd00::2\""));
+    };
+    let address = address.to_canonical();
+    let no_host = match address {
+        IpAddr::V4(address) => address.is_broadcast(),
+        // It would need a zone, which differs from machine to machine.
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    if no_host || address.is_unspecified() || address.is_multicast() {
+        return Err(Wrong::new(format!("nothing can be sent from {address}")).help("write an address of this machine"));
+    }
+    Ok(address)
+}
+
+/// A name server, on the port of DNS where none is written.
+pub(super) fn name_server(text: &str) -> Parsed<SocketAddr> {
+    const PORT: u16 = 53;
+    let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
+    match address.or_else(|_| text.parse()) {
+        Ok(address) if address.port() > 0 && !address.ip().is_unspecified() => Ok(address),
+        _ => {
+            let wrong = Wrong::new(format!("{text:?} is not the address of a name server"));
+            Err(wrong.help("like \"10.0.0.53\", \"10.0.0.53:5353\" or \"[fd00::53]:5353\""))
+        }
+    }
+}
+
 /// A network, or one address.
 pub(super) fn network(text: &str) -> Parsed<IpNet> {
     let address = |text: &str| IpAddr::from_str(text).map(IpNet::from);
@@ -596,6 +627,29 @@ pub(super) fn host_pattern(text: &str) -> Parsed<HostPattern> {
 /// The value of a `Host` field: `host` or `host:port`.
 pub(super) fn host_header(text: &str) -> Parsed<String> {
     authority_parts(text).map(|_| text.to_owned())
+}
+
+/// The target of a health check, below a server's own path.
+pub(super) fn check_path(text: &str) -> Parsed<String> {
+    let whole = text.parse::<PathAndQuery>().is_ok_and(|parsed| parsed.as_str() == text);
+    match text.starts_with('/') && !text.starts_with("//") && whole {
+        true => Ok(text.to_owned()),
+        false => Err(Wrong::new(format!("{text:?} is not a path")).help("like \"/healthz\" or \"/ready?full=1\"")),
+    }
+}
+
+/// One status of an answer, or a range of them.
+pub(super) fn statuses(node: &Node) -> Parsed<RangeInclusive<u16>> {
+    let shown = match &node.value {
+        Value::Integer(number) => number.to_string(),
+        _ => text(node)?.to_owned(),
+    };
+    let status = |text: &str| whole(text).and_then(|n| u16::try_from(n).ok()).filter(|n| (200..=599).contains(n));
+    let (first, last) = shown.split_once('-').unwrap_or((&shown, &shown));
+    match (status(first), status(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err(Wrong::new(format!("{shown} is no final status")).help("like 204 or \"200-299\", from 200 to 599")),
+    }
 }
 
 /// A name for TLS: checked against the server's certificate.

@@ -12,22 +12,25 @@ use http::header::{
 use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
+use super::marks::Marks;
 use super::{fixed, pass, spelling};
 use crate::config::model::{Keys, Refuse, Route, Server};
 use crate::drain::Drain;
-use crate::limits::throttle::Throttle;
-use crate::limits::{Asking, ListenerEntry, Pending, Permit, Permits, Place};
-use crate::live::Live;
-use crate::observe::log::{self, About, Refused};
-use crate::policy::client::{self, Client, ClientKey};
+use crate::limits::terms::Account;
+use crate::limits::{Asking, Pending, Permit, Permits, Place};
+use crate::live::{Door, Live};
+use crate::observe::log::{self, Refused};
+use crate::policy::client::{self, Client, ClientKey, Peer};
 use crate::policy::decide::{Decision, Denied, Offered, Plan, Visitor, decide};
 use crate::policy::keys;
 use crate::policy::route;
 use crate::proto::fields::{self, Passed};
 use crate::proto::refusal::Refusal;
+use crate::proto::trace::Trace;
 use crate::proto::{handshake, plain};
-use crate::relay::registry::Entry;
+use crate::relay::registry::{About, Entry};
 use crate::relay::session::Opened;
 use crate::relay::{Session, Stream, farewell};
 use crate::upstream::body::Answer as Answered;
@@ -39,9 +42,11 @@ pub type Body = Either<Full<Bytes>, Either<Incoming, Answered>>;
 
 /// The connection that a request came on.
 pub struct Arrival {
-    pub visitor: Visitor,
-    /// What the listener's connections share.
-    pub listener: Arc<ListenerEntry>,
+    pub peer: Peer,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// As it was when the connection came.
+    pub door: Arc<Door>,
     /// Until a handshake was agreed on.
     pub pending: Mutex<Option<Pending>>,
 }
@@ -65,14 +70,12 @@ pub enum Handover {
 /// A WebSocket on which both sides said 101.
 pub struct Agreed {
     upstream: Opened<Stream>,
-    route: Arc<Route>,
     deflate: bool,
-    throttle: Option<Arc<Throttle>>,
+    account: Account,
     permits: Permits,
     /// With the server.
     server_permit: Permit,
-    order: Entry,
-    about: About,
+    entry: Entry,
 }
 
 impl Handover {
@@ -91,11 +94,13 @@ impl Handover {
 impl Agreed {
     /// Not an `async fn`: what goes into the session is not to be kept beside it for as long as it lives.
     fn run(self, client: Opened<Stream>, place: Place) -> impl Future<Output = ()> {
-        let Agreed { upstream, route, deflate, throttle, permits, server_permit, order, about } = self;
-        let mut session = Session::new(client, upstream, route.relay.clone(), deflate, throttle, order);
+        let Agreed { upstream, deflate, account, permits, server_permit, entry } = self;
+        let mut session = Session::new(client, upstream, account, deflate, entry);
         async move {
+            log::session_opened(session.living());
             let end = session.run().await;
-            log::session_ended(&about, &end);
+            log::session_ended(session.living(), &end);
+            session.metrics().ended(&session.living().about.way.route, &end);
             drop((permits, server_permit, place));
         }
     }
@@ -124,42 +129,55 @@ impl From<Refusal> for Refusing {
 
 /// Answers one request.
 pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) -> (Response<Body>, Option<Handover>) {
+    let began = Instant::now();
     let (mut parts, body) = request.into_parts();
-    let visitor = &arrival.visitor;
+    let door = live.latest(&arrival.door);
+    let listener = door.listener.clone();
+    let visitor = &Visitor { peer: arrival.peer.under(&listener.trusted_proxies), secure: arrival.secure, listener };
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
     let upgrade = handshake::tries_upgrade(&parts);
-    let mut seen = Seen::of(&parts);
+    let marks = Marks::of(&parts, client.trusted_peer, &live.config.log);
+    let mut seen = Seen::of(&parts, upgrade.then_some(began));
     let keys = |keys: &Keys| live.keyrings.current(keys);
-    let given = |answer: Response<Bytes>| (answer.map(|body| Either::Left(Full::new(body))), None);
     let decision = decide(&mut parts, visitor, client, &live.config.routes, keys, &mut ());
     let route = decision.as_ref().map_or_else(|denied| denied.route, |decision| Some(decision.route()));
+    let given = |route: &Route, mut answer: Response<Bytes>| {
+        if let Some(record) = marks.record(route, &client, &parts) {
+            answer.extensions_mut().insert(record);
+        }
+        (answer.map(|body| Either::Left(Full::new(body))), None)
+    };
     let (mut response, handover) = match decision {
         Err(Denied { refusal, route, key, .. }) => {
             let refusal = counted(refusal, route, &client, live);
-            refuse(refusal.into(), route, key.as_deref(), &client, &seen, live)
+            refuse(refusal.into(), route, key.as_deref(), &client, &seen, &marks, live)
         }
         Ok(Decision::Page(route, page)) => {
             let page = super::page::answer(page, &parts, &route.path);
-            given(page)
+            given(route, page)
         }
-        Ok(Decision::Redirect(_, location, status)) => given(fixed::redirect(location, status)),
-        Ok(Decision::Respond(_, respond)) => given(fixed::respond(respond)),
+        Ok(Decision::Redirect(route, location, status)) => given(route, fixed::redirect(location, status)),
+        Ok(Decision::Respond(route, respond)) => given(route, fixed::respond(respond)),
         Ok(Decision::Plain(passage)) => {
             arrival.has_agreed();
-            match pass::pass(parts, body, &passage, visitor, live).await {
+            match pass::pass(parts, body, &passage, visitor, &marks, live).await {
                 Ok(response) => (response.map(|body| Either::Right(Either::Right(body))), None),
-                Err(refusing) => refuse(refusing, Some(passage.route), None, &client, &seen, live),
+                Err(refusing) => refuse(refusing, Some(passage.route), None, &client, &seen, &marks, live),
             }
         }
         // Boxed: the room that dialling takes would be moved with every plain request, too.
-        Ok(Decision::Session(plan)) => match Box::pin(websocket(parts, &plan, arrival, live)).await {
-            Ok((response, agreed)) => (response, Some(Handover::Session(Box::new(agreed)))),
+        Ok(Decision::Session(plan)) => match Box::pin(websocket(parts, &plan, visitor, arrival, &marks, live)).await {
+            Ok((response, agreed)) => {
+                live.metrics().opened(&plan.route.name, began.elapsed());
+                (response, Some(Handover::Session(Box::new(agreed))))
+            }
             Err(refusing) => {
                 seen.key = plan.key.as_ref().map(|key| key.name.clone());
-                refuse(refusing, Some(plan.route), Some(&plan.offer.key), &client, &seen, live)
+                refuse(refusing, Some(plan.route), Some(&plan.offer.key), &client, &seen, &marks, live)
             }
         },
     };
+    marks.trace.answer(response.headers_mut());
     if let Some(route) = route {
         route.response_headers.apply(response.headers_mut());
     }
@@ -191,7 +209,9 @@ fn address_key(client: &Client, live: &Live) -> ClientKey {
 async fn websocket(
     parts: request::Parts,
     plan: &Plan<'_>,
+    visitor: &Visitor,
     arrival: &Arrival,
+    marks: &Marks,
     live: &Live,
 ) -> Result<(Response<Body>, Agreed), Refusing> {
     if live.drain.has_begun() {
@@ -202,15 +222,21 @@ async fn websocket(
     }
     let keys = plan.client.keys(&plan.route.client, &parts, live.config.limits.ipv6_prefix, &live.identities);
     let limits = live.limits.route(&plan.route.name);
-    let permits = live.limits.enter(&Asking { keys: keys.as_slice(), listener: &arrival.listener, route: limits })?;
+    let permits = live.limits.enter(&Asking {
+        keys: keys.as_slice(),
+        listener: &live.latest(&arrival.door).entry,
+        route: limits,
+    })?;
     arrival.has_agreed();
     let offered = plan.offered(&mut ())?;
     let pool = live.pool(&plan.upstream.name);
     let key = pool.key(&parts, &plan.client, live.config.limits.ipv6_prefix);
-    let request = upstream_request(parts, plan, &arrival.visitor, &offered);
+    let request = upstream_request(parts, plan, visitor, &offered, &marks.trace);
     let uri = request.uri().clone();
-    let (chosen, answer) = tries::dial(pool, key, request, |server| target(plan.route, server, &uri)).await?;
-    let Chosen { server, permit: server_permit, .. } = chosen;
+    let (chosen, answer) =
+        tries::dial(pool, key, request, |server| target(plan.route, server, &uri), live.metrics()).await?;
+    let Chosen { member, permit: server_permit } = chosen;
+    let server = &member.server;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
     let (mut parts, opened) = match answer {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
@@ -226,18 +252,29 @@ async fn websocket(
     if let (None, Some(fallback)) = (&agreement.subprotocol, plan.fallback) {
         parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(fallback));
     }
-    let throttle = limits.throttle(keys.as_slice());
-    let order = live.drain.sessions().enter(plan.key.as_ref().map(|key| key.grant.clone()));
+    let sessions = live.drain.sessions();
+    let listener = visitor.listener.address.to_string();
     let about = About {
-        id: order.id(),
-        route: plan.route.name.as_str().into(),
+        way: sessions.way(&listener, &plan.route.name, &plan.upstream.name, &server.text),
+        member: member.id(),
         client: plan.client.address,
-        upstream: server.text.as_str().into(),
-        key: plan.key.as_ref().map(|key| key.name.clone()),
+        secure: visitor.secure,
+        key: plan.key.clone(),
+        trace: marks.trace.clone(),
+        leaves: marks.leaves,
     };
-    let route = plan.route.clone();
+    let entry = sessions.enter(about);
+    // Looked at behind the entry: who removes a route tells those that he finds there, and this one sees it here.
+    if limits.standing().is_removed() {
+        return Err(Refusal::NoRoute.into());
+    }
+    let account = Account::new(limits.standing().clone(), keys);
+    // Read when it is on the list: whoever ends the sessions of a server finds this one, or is seen here.
+    if let Some(cause) = pool.ends(&member) {
+        entry.living().end(cause);
+    }
     let deflate = agreement.deflate;
-    let agreed = Agreed { upstream: opened, route, deflate, throttle, permits, server_permit, order, about };
+    let agreed = Agreed { upstream: opened, deflate, account, permits, server_permit, entry };
     // The extensions of the upstream's head carry the spelling of its field names to the client.
     Ok((Response::from_parts(parts, Either::Left(Full::default())), agreed))
 }
@@ -248,10 +285,12 @@ fn upstream_request(
     plan: &Plan<'_>,
     visitor: &Visitor,
     offered: &Offered,
+    trace: &Trace,
 ) -> Request<Empty<Bytes>> {
     let host = plan.route.host_header.as_deref();
     let passed = Passed { host, subprotocols: &offered.subprotocols, deflate: &offered.deflate };
     fields::upstream_headers(&mut parts.headers, &plan.hop(visitor), &passed);
+    trace.pass(&mut parts.headers);
     plan.route.request_headers.apply(&mut parts.headers);
     Request::from_parts(parts, Empty::new())
 }
@@ -271,6 +310,7 @@ fn refuse(
     key: Option<&str>,
     client: &Client,
     seen: &Seen,
+    marks: &Marks,
     live: &Live,
 ) -> (Response<Body>, Option<Handover>) {
     let Refusing { refusal, answer, upstream, detail } = refusing;
@@ -285,7 +325,10 @@ fn refuse(
         upstream: upstream.as_deref(),
         key: seen.key.as_deref(),
         detail,
+        trace: Some(&marks.trace),
     });
+    let took = seen.began.map(|began| began.elapsed());
+    live.metrics().refused(route.map(|route| route.name.as_str()), &refusal, took);
     let aloud = route.is_some_and(|route| route.refuse == Refuse::Close);
     if let (true, Some(key), Some(code)) = (aloud, key, refusal.close_code())
         && live.limits.may_close(address_key(client, live))
@@ -362,10 +405,12 @@ struct Seen {
     key: Option<Arc<str>>,
     /// A refusal is wanted in JSON.
     problem: bool,
+    /// When it came, where it is a handshake.
+    began: Option<Instant>,
 }
 
 impl Seen {
-    fn of(parts: &request::Parts) -> Seen {
+    fn of(parts: &request::Parts, began: Option<Instant>) -> Seen {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         Seen {
             host: parts.headers.get(HOST).map(text),
@@ -377,6 +422,7 @@ impl Seen {
                 .find(|name| !keys::holds_key(name)),
             key: None,
             problem: plain::wants_problem(&parts.headers),
+            began,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, Version};
+use http::{Method, Response, StatusCode, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,12 +19,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
 use super::gate::{self, Arrival, Body, Handover};
-use crate::config::model::Listener;
-use crate::limits::{ListenerEntry, Pending, Place};
-use crate::live::Live;
-use crate::observe::log::{self, Refused};
+use crate::limits::{Pending, Place};
+use crate::live::{Current, Door, Live};
+use crate::observe::log::{self, Answered, Refused};
 use crate::policy::client::Peer;
-use crate::policy::decide::Visitor;
 use crate::proto::refusal::Refusal;
 use crate::relay::session::Opened;
 use crate::relay::stream::{self, Stream};
@@ -44,37 +42,31 @@ pub struct Secured {
     pub secure: bool,
 }
 
-/// The listener that a connection came to: its rules, and what its connections share.
-pub struct At {
-    pub listener: Arc<Listener>,
-    pub entry: Arc<ListenerEntry>,
-}
-
-/// Serves the connection's requests; a WebSocket goes on in a task of its own, and this one's state is gone.
-pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
+/// Serves the connection's requests, each by the configuration in service when it comes; a WebSocket goes on in a task of
+/// its own, and this one's state is gone.
+pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>) {
     let Secured { stream, peer, place, pending, secure } = secured;
-    let At { listener, entry } = at;
+    let (listener, closed) = (door.listener.clone(), door.closed.clone());
     // hyper knows a deadline for heads alone: a client that never reads its answer would stay for ever.
     let patience = Patience(2 * listener.head_timeout);
     let progress = Arc::new(Mutex::new(Progress::new(false, patience)));
-    let arrival = Arc::new(Arrival {
-        visitor: Visitor { peer, secure, listener: listener.clone() },
-        listener: entry,
-        pending: Mutex::new(Some(pending)),
-    });
+    let arrival = Arc::new(Arrival { peer, secure, door, pending: Mutex::new(Some(pending)) });
     let service = {
-        let (progress, live) = (progress.clone(), live.clone());
+        let (progress, current) = (progress.clone(), current.clone());
         service_fn(move |request| {
-            let (progress, live, arrival) = (progress.clone(), live.clone(), arrival.clone());
+            let (progress, live, arrival) = (progress.clone(), current.load(), arrival.clone());
             // Boxed, because hyper wants the future to be Unpin where the stream is to be taken back.
             Box::pin(async move {
+                let (begun, bodiless) = (Instant::now(), request.method() == Method::HEAD);
                 let unframed = request.version() == Version::HTTP_10;
                 *lock(&progress) = Progress { unframed, ..Progress::new(true, patience) };
                 let (mut response, handover) = gate::walk(request, &arrival, &live).await;
                 let patience = response.extensions_mut().remove().unwrap_or(patience);
+                let record = response.extensions_mut().remove::<log::Request>();
+                let tally = record.map(|record| Box::new(Tally::new(record, begun, bodiless, response.status())));
                 let given = Some(Instant::now());
                 *lock(&progress) = Progress { handover, given, unframed, ..Progress::new(true, patience) };
-                Ok(response.map(|body| Watched { body, progress }))
+                Ok(response.map(|body| Watched { body, progress, tally }))
             }) as Pin<Box<dyn Future<Output = Result<Response<Watched>, Infallible>> + Send>>
         })
     };
@@ -91,7 +83,7 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
         .preserve_header_case(true)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
-    let mut stopping = pin!(live.drain.begun());
+    let mut stopping = pin!(closed.cancelled());
     let mut told = false;
     let mut timer = pin!(sleep(patience.0));
     let outcome = std::future::poll_fn(|cx| {
@@ -131,14 +123,14 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
         // Also when the 101 could not be written: the upstream is told that the client left, and so is the log.
         (Some(handover), Some(_)) => {
             let opened = Opened { stream, early: parts.read_buf };
-            handover.spawn(opened, place, &live.drain);
+            handover.spawn(opened, place, &current.load().drain);
         }
         (None, Some(Ok(()))) => stream.linger().await,
         (None, Some(Err(error))) if error.is_user() => {
             tracing::debug!(client = %peer.address, error = %log::chain(&error), "an answer broke off");
             cut(&stream, unframed);
         }
-        (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer).await,
+        (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer, &current.load()).await,
         (_, None) => {
             tracing::debug!(client = %peer.address, "the client did not take its answer in time");
             cut(&stream, unframed);
@@ -184,6 +176,32 @@ impl Progress {
 struct Watched {
     body: Body,
     progress: Arc<Mutex<Progress>>,
+    /// Where the request leaves a record.
+    tally: Option<Box<Tally>>,
+}
+
+/// What was taken of an answer. The record is written when the answer is gone, however that came about.
+struct Tally {
+    record: log::Request,
+    begun: Instant,
+    status: StatusCode,
+    bytes: u64,
+    whole: bool,
+}
+
+impl Tally {
+    fn new(record: log::Request, begun: Instant, bodiless: bool, status: StatusCode) -> Self {
+        Tally { record, begun, status, bytes: 0, whole: bodiless }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let Some(tally) = self.tally.take() else { return };
+        let whole = tally.whole || hyper::body::Body::is_end_stream(&self.body);
+        let (status, bytes) = (tally.status.as_u16(), tally.bytes);
+        tally.record.answered(Answered { status, bytes, whole, duration: tally.begun.elapsed() });
+    }
 }
 
 impl hyper::body::Body for Watched {
@@ -196,6 +214,13 @@ impl hyper::body::Body for Watched {
     ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         lock(&self.progress).given = frame.is_ready().then(Instant::now);
+        if let Some(tally) = &mut self.tally {
+            match &frame {
+                Poll::Ready(Some(Ok(frame))) => tally.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Poll::Ready(None) => tally.whole = true,
+                Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+            }
+        }
         frame
     }
 
@@ -213,7 +238,7 @@ fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
 }
 
 /// A head that could not be read. hyper has answered the malformed ones; one that is late is ours to answer.
-async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Peer) {
+async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Peer, live: &Live) {
     let refusal = match error {
         error if error.is_timeout() && read.is_empty() => return stream.linger().await,
         error if error.is_timeout() => Refusal::HeadTimeout,
@@ -222,6 +247,7 @@ async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Pee
         // The client went away.
         _ => return,
     };
+    live.metrics().refused(None, &refusal, None);
     log::refused(&Refused {
         reason: refusal.label(),
         status: refusal.status().as_u16(),

@@ -9,7 +9,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::tls;
 use super::unix::UnixSocket;
-use crate::limits::{Limits, ListenerEntry, Pending, Place};
+use crate::limits::{Full, Pending, Place};
 use crate::policy::client::Address;
 use crate::relay::Stream;
 use crate::relay::ahead::Ahead;
@@ -34,7 +34,7 @@ pub enum Socket {
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<(Stream, Address)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, Address)> {
         match self {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -53,28 +53,17 @@ pub struct Accepted {
     pub pending: Pending,
 }
 
-/// The next connection that has a place. Never fails: what the system cannot give now is asked for again later.
-pub async fn next(from: &Socket, listener: &ListenerEntry, limits: &Limits, trouble: &mut Trouble) -> Accepted {
+/// The next connection for which `place` has one. Never fails: what the system cannot give now is asked for again later.
+pub async fn next(
+    from: &Socket,
+    place: impl Fn() -> Result<(Place, Pending), Full>,
+    trouble: &mut Trouble,
+) -> Accepted {
     loop {
         match from.accept().await {
             Ok((stream, peer)) => {
-                if trouble.0.is_some_and(|last| last.elapsed() >= CALM) {
-                    trouble.0 = None;
-                    tracing::info!("accepting connections again");
-                }
-                match limits.connection(listener) {
-                    Ok((place, pending)) => {
-                        if let Stream::Tcp(stream) = &stream {
-                            socket::tune(stream);
-                        }
-                        return Accepted { stream, peer, place, pending };
-                    }
-                    Err(full) => {
-                        tracing::debug!(client = %peer, limit = %full, "closed a connection that has no place");
-                        if trouble.0.replace(Instant::now()).is_none() {
-                            tracing::warn!("{full} is reached: new connections are closed until others end");
-                        }
-                    }
+                if let Some(accepted) = placed(stream, peer, &place, trouble) {
+                    return accepted;
                 }
             }
             // The peer left before we looked.
@@ -89,6 +78,49 @@ pub async fn next(from: &Socket, listener: &ListenerEntry, limits: &Limits, trou
                 }
                 tokio::time::sleep(BACKOFF).await;
             }
+        }
+    }
+}
+
+/// Closes the socket, and takes what waited in it: the kernel would reset it.
+pub fn last(from: Socket, place: impl Fn() -> Result<(Place, Pending), Full>, trouble: &mut Trouble) -> Vec<Accepted> {
+    // A Unix socket is shared with nobody that could take over.
+    let Socket::Tcp(socket) = from else { return Vec::new() };
+    // tokio asks the kernel only after it was told of something; here the kernel's own word counts.
+    let Ok(socket) = socket.into_std() else { return Vec::new() };
+    let mut taken = Vec::new();
+    while let Ok((stream, peer)) = socket.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        let Ok(stream) = stream else { continue };
+        taken.extend(placed(Stream::Tcp(stream), peer.ip().into(), &place, trouble));
+    }
+    taken
+}
+
+/// Gives a connection its place, or closes it.
+fn placed(
+    stream: Stream,
+    peer: Address,
+    place: impl Fn() -> Result<(Place, Pending), Full>,
+    trouble: &mut Trouble,
+) -> Option<Accepted> {
+    if trouble.0.is_some_and(|last| last.elapsed() >= CALM) {
+        trouble.0 = None;
+        tracing::info!("accepting connections again");
+    }
+    match place() {
+        Ok((place, pending)) => {
+            if let Stream::Tcp(stream) = &stream {
+                socket::tune(stream);
+            }
+            Some(Accepted { stream, peer, place, pending })
+        }
+        Err(full) => {
+            tracing::debug!(client = %peer, limit = %full, "closed a connection that has no place");
+            if trouble.0.replace(Instant::now()).is_none() {
+                tracing::warn!("{full} is reached: new connections are closed until others end");
+            }
+            None
         }
     }
 }
@@ -109,6 +141,17 @@ pub enum SecureError {
     PlainHttp,
     #[error(transparent)]
     Tls(#[from] io::Error),
+}
+
+impl SecureError {
+    /// One word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            SecureError::Timeout => "tls_timeout",
+            SecureError::PlainHttp => "plain_http",
+            SecureError::Tls(_) => "tls_failed",
+        }
+    }
 }
 
 /// The TLS handshake, ClientHello to Finished within one deadline. Plain HTTP gets an answer that says what to do.

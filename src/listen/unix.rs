@@ -11,14 +11,15 @@ use tokio::net::UnixListener;
 
 use crate::socket::BACKLOG;
 
-/// Owner and group may connect. A proxy that runs as another user joins the group.
-const MODE: u32 = 0o660;
+/// Of listeners for clients: owner and group may connect. A proxy that runs as another user joins the group.
+pub const MODE: u32 = 0o660;
 
 /// A socket with its file, which goes with it.
 #[derive(Debug)]
 pub struct UnixSocket {
     pub listener: UnixListener,
-    _file: SocketFile,
+    /// `None`: whoever handed it over keeps its file.
+    _file: Option<SocketFile>,
 }
 
 #[derive(Debug)]
@@ -29,11 +30,11 @@ struct SocketFile {
 }
 
 impl UnixSocket {
-    /// Listens at `path`. A socket that nobody listens on any more, left by a crash, is removed first.
+    /// Listens at `path`, a file of that mode. A socket that nobody listens on any more, left by a crash, is removed first.
     ///
     /// # Errors
     /// Those of the system; [`io::ErrorKind::AddrInUse`] when somebody listens there or the file is no socket.
-    pub fn listen(path: &Path) -> io::Result<UnixSocket> {
+    pub fn listen(path: &Path, mode: u32) -> io::Result<UnixSocket> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         let address = SockAddr::unix(path)?;
         match socket.bind(&address) {
@@ -47,10 +48,15 @@ impl UnixSocket {
         let metadata = fs::symlink_metadata(path)?;
         let file = SocketFile { path: path.to_owned(), id: (metadata.dev(), metadata.ino()) };
         // Nobody can connect before it listens.
-        fs::set_permissions(path, Permissions::from_mode(MODE))?;
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
         socket.listen(BACKLOG.cast_signed())?;
         socket.set_nonblocking(true)?;
-        Ok(UnixSocket { listener: UnixListener::from_std(socket.into())?, _file: file })
+        Ok(UnixSocket { listener: UnixListener::from_std(socket.into())?, _file: Some(file) })
+    }
+
+    /// A socket that somebody else opened, and removes.
+    pub fn handed(listener: UnixListener) -> UnixSocket {
+        UnixSocket { listener, _file: None }
     }
 }
 

@@ -175,6 +175,22 @@ impl Refusal {
         self.facts().1
     }
 
+    /// Whether what stands behind the gateway is why, and not the request or a limit of the gateway's.
+    pub fn is_upstreams(&self) -> bool {
+        matches!(
+            self,
+            Self::NoHealthyServer { .. }
+                | Self::UpstreamUnreachable
+                | Self::UpstreamResolve
+                | Self::UpstreamTls
+                | Self::UpstreamConnectTimeout
+                | Self::UpstreamHandshakeTimeout
+                | Self::UpstreamAnswerTimeout
+                | Self::UpstreamBadAnswer
+                | Self::UpstreamRefused(_)
+        )
+    }
+
     /// The code of the Close for a route with `refuse = "close"`. `None` where no 101 can be given first, because the
     /// request is no valid handshake or has no route: HTTP is the only way then.
     pub fn close_code(&self) -> Option<Code> {

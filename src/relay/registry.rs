@@ -1,17 +1,24 @@
-//! Every living session, so that somebody else can end it: the drain, or whoever takes back what let it in.
+//! Every living session: what is known of it, for those who look, and a way to end it, for those who may.
+//!
+//! In: sessions as they begin, and what they publish. Out: lists, sums, orders to end. A look goes shard by shard and holds
+//! a lock only while it copies pointers, so that no session waits for somebody who reads a long list.
+
+mod living;
+mod select;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use atomic_waker::AtomicWaker;
 use tokio::time::Instant;
 
-use super::end::Cause;
-use crate::grant::Grant;
 use crate::limits::held::{Held, Share};
+use crate::observe::metrics::Metrics;
+
+pub use living::{About, Flow, Living, Order, PerSecond, Way};
+pub use select::{Clients, NoClients, Page, Seen, Selected, Selector, SessionInfo};
 
 /// Locks are spread over this many shards; a session takes one at its beginning and one at its end.
 const SHARDS: usize = 16;
@@ -28,43 +35,36 @@ pub struct Registry {
     /// Before that nobody is looked for; in milliseconds from `began`.
     next_relief: AtomicU64,
     next: AtomicU64,
-    /// What those who come from now on are told at once. 0: nothing.
-    closing: AtomicU8,
-    shards: [Mutex<HashMap<u64, Arc<Order>>>; SHARDS],
+    /// What those who come from now on are told at once: an [`Order`], packed. 0: nothing.
+    closing: AtomicU32,
+    shards: [Mutex<Shard>; SHARDS],
+    /// By their route. There are as many as configurations ever named.
+    ways: RwLock<HashMap<Box<str>, Vec<Arc<Way>>>>,
+    /// Where sessions tell what no sum over them shows. They live as long as this: as the process.
+    metrics: Arc<Metrics>,
 }
 
-/// An order to end, left by another task (0: none), and what the session holds, for other tasks to see.
 #[derive(Debug, Default)]
-struct Order {
-    cause: AtomicU8,
-    waker: AtomicWaker,
-    /// What let the session in, where that can be taken back.
-    grant: Option<Arc<Grant>>,
-    /// It has held bytes for longest, and is to give them up.
-    make_room: AtomicBool,
-    bytes: AtomicUsize,
-    /// Since when it has held some, in milliseconds from the beginning of the registry.
-    since: AtomicU64,
+struct Shard {
+    living: HashMap<u64, Arc<Living>>,
+    /// Of those that have ended, by the number of their way: under the same lock, so that a sum over both has each session
+    /// once.
+    ended: Vec<Total>,
 }
 
-impl Order {
-    fn give(&self, cause: u8) {
-        let _ = self.cause.compare_exchange(0, cause, Ordering::AcqRel, Ordering::Relaxed);
-        self.waker.wake();
-    }
-
-    fn give_if_revoked(&self) {
-        if self.grant.as_ref().is_some_and(|grant| grant.is_revoked()) {
-            self.give(Cause::AccessRevoked as u8);
-        }
-    }
+/// What sessions have carried that went one way, ended ones and living ones together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Sessions that live.
+    pub open: usize,
+    pub ended: u64,
+    pub flow: Flow,
 }
 
 /// A session's own entry; dropping it takes the session off the list.
 #[derive(Debug)]
 pub struct Entry {
-    id: u64,
-    order: Arc<Order>,
+    living: Arc<Living>,
     registry: Arc<Registry>,
     share: Share,
 }
@@ -83,9 +83,15 @@ impl Registry {
             held: Held::new(held_bytes),
             next_relief: AtomicU64::new(0),
             next: AtomicU64::new(0),
-            closing: AtomicU8::new(0),
+            closing: AtomicU32::new(0),
             shards: Default::default(),
+            ways: RwLock::default(),
+            metrics: Arc::default(),
         }
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Bytes that sessions hold: refused by a peer, or waiting for a rate.
@@ -111,23 +117,21 @@ impl Registry {
         }
         let mut excess = self.held.excess();
         let mut holders = Vec::new();
-        for shard in &self.shards {
-            for order in lock(shard).values() {
-                let bytes = order.bytes.load(Ordering::Relaxed);
-                if order.make_room.load(Ordering::Relaxed) {
-                    excess = excess.saturating_sub(bytes);
-                } else if bytes > 0 {
-                    holders.push((order.since.load(Ordering::Relaxed), bytes, order.clone()));
-                }
+        for living in self.each() {
+            let bytes = living.held.load(Ordering::Relaxed);
+            if living.make_room.load(Ordering::Relaxed) {
+                excess = excess.saturating_sub(bytes);
+            } else if bytes > 0 {
+                holders.push((living.since.load(Ordering::Relaxed), bytes, living));
             }
         }
         holders.sort_by_key(|(since, ..)| *since);
-        for (_, bytes, order) in holders {
+        for (_, bytes, living) in holders {
             if excess == 0 {
                 break;
             }
-            order.make_room.store(true, Ordering::Release);
-            order.waker.wake();
+            living.make_room.store(true, Ordering::Release);
+            living.waker.wake();
             excess = excess.saturating_sub(bytes);
         }
     }
@@ -136,73 +140,221 @@ impl Registry {
         now.saturating_duration_since(self.began).as_millis() as u64
     }
 
-    /// Puts a session on the list. It ends when its grant is revoked.
-    pub fn enter(self: &Arc<Self>, grant: Option<Arc<Grant>>) -> Entry {
-        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let order = Arc::new(Order { grant, ..Order::default() });
-        self.shard(id).insert(id, order.clone());
-        // Read after the insert: whoever orders all to end either finds this entry or is seen here.
-        order.give(self.closing.load(Ordering::SeqCst));
-        order.give_if_revoked();
-        Entry { id, order, registry: self.clone(), share: self.held.share() }
+    /// The way of a session through the gateway: always the same one for the same names.
+    pub fn way(&self, listener: &str, route: &str, upstream: &str, server: &str) -> Arc<Way> {
+        let same = |way: &&Arc<Way>| [&*way.listener, &*way.upstream, &*way.server] == [listener, upstream, server];
+        let known = self.ways.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(way) = known.get(route).and_then(|ways| ways.iter().find(same)) {
+            return way.clone();
+        }
+        drop(known);
+        let mut ways = self.ways.write().unwrap_or_else(PoisonError::into_inner);
+        // Somebody else may have been quicker.
+        if let Some(way) = ways.get(route).and_then(|ways| ways.iter().find(same)) {
+            return way.clone();
+        }
+        let number = ways.values().map(Vec::len).sum();
+        let way = Way {
+            listener: listener.into(),
+            route: route.into(),
+            upstream: upstream.into(),
+            server: server.into(),
+            number,
+        };
+        let way = Arc::new(way);
+        ways.entry(route.into()).or_default().push(way.clone());
+        way
     }
 
-    /// Orders every session to end for `cause`, those too that are just beginning. The first order counts.
-    pub fn end_all(&self, cause: Cause) {
-        self.closing.store(cause as u8, Ordering::SeqCst);
-        for shard in &self.shards {
-            for order in lock(shard).values() {
-                order.give(cause as u8);
-            }
+    /// Puts a session on the list.
+    pub fn enter(self: &Arc<Self>, about: About) -> Entry {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let living = Arc::new(Living::new(id, about, Instant::now()));
+        self.shard(id).living.insert(id, living.clone());
+        // Read after the insert: whoever orders all to end either finds this entry or is seen here.
+        match self.closing.load(Ordering::SeqCst) {
+            0 => living.give_if_revoked(),
+            order => _ = living.give(order),
         }
+        Entry { living, registry: self.clone(), share: self.held.share() }
+    }
+
+    /// Orders every session to end, those too that are just beginning. The first order counts.
+    pub fn end_all(&self, order: impl Into<Order>) {
+        let order = order.into().pack();
+        self.closing.store(order, Ordering::SeqCst);
+        self.each().for_each(|living| _ = living.give(order));
+    }
+
+    /// Orders the sessions that `selector` selects to end, and says how many have had no such order yet.
+    pub fn end_where(&self, selector: &Selector, order: impl Into<Order>) -> usize {
+        let order = order.into();
+        self.find(selector).iter().filter(|living| living.end(order)).count()
     }
 
     /// Orders the sessions to end whose grant was revoked.
     pub fn end_revoked(&self) {
-        for shard in &self.shards {
-            lock(shard).values().for_each(|order| order.give_if_revoked());
+        self.each().for_each(|living| living.give_if_revoked());
+    }
+
+    /// The sessions that `selector` selects, by their ids.
+    pub fn find(&self, selector: &Selector) -> Vec<Arc<Living>> {
+        let now = Instant::now();
+        let mut found: Vec<_> = match selector.id {
+            Some(id) => self.shard(id).living.get(&id).cloned().into_iter().collect(),
+            None => self.each().collect(),
+        };
+        found.retain(|living| {
+            let age = now.saturating_duration_since(living.opened);
+            let rate = living.rate(self.began, now);
+            selector.matches(&Seen { id: living.id, about: &living.about, age, rate })
+        });
+        found.sort_unstable_by_key(|living| living.id);
+        found
+    }
+
+    /// What is told of the sessions that `selector` selects, a page of them.
+    pub fn select(&self, selector: &Selector, page: Page) -> Selected {
+        let found = self.find(selector);
+        let begin = found.partition_point(|living| living.id <= page.after);
+        let sessions = found[begin..].iter().take(page.limit).map(|living| self.info(living)).collect();
+        Selected { total: found.len(), sessions }
+    }
+
+    /// The sessions of a route, by their ids.
+    pub fn sessions_of(&self, route: &str) -> Vec<Arc<Living>> {
+        self.find(&Selector { route: Some(route.to_owned()), ..Selector::default() })
+    }
+
+    fn info(&self, living: &Living) -> SessionInfo {
+        let now = Instant::now();
+        let age = now.saturating_duration_since(living.opened);
+        SessionInfo {
+            id: living.id,
+            way: living.about.way.clone(),
+            client: living.about.client,
+            secure: living.about.secure,
+            key: living.about.key.as_ref().map(|key| key.name.clone()),
+            opened: SystemTime::now() - age,
+            age,
+            flow: living.flow(),
+            rate: living.rate(self.began, now),
+            held: living.held.load(Ordering::Relaxed),
+            ordered: living.ordered().map(|order| order.cause),
         }
+    }
+
+    /// What has passed since the beginning, by the ways that sessions went. Never less than it was before.
+    pub fn traffic(&self) -> Vec<(Arc<Way>, Total)> {
+        let mut totals = Vec::new();
+        let mut living = Vec::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            living.extend(shard.living.values().cloned());
+            for (number, total) in shard.ended.iter().enumerate() {
+                let sum = at(&mut totals, number);
+                sum.ended += total.ended;
+                sum.flow.add(total.flow);
+            }
+        }
+        for living in &living {
+            let sum = at(&mut totals, living.about.way.number);
+            sum.open += 1;
+            sum.flow.add(living.flow());
+        }
+        let ways = self.ways.read().unwrap_or_else(PoisonError::into_inner);
+        ways.values().flatten().map(|way| (way.clone(), totals.get(way.number).copied().unwrap_or_default())).collect()
+    }
+
+    /// Lets the sessions of these routes look what they are held to now.
+    pub fn renew(&self, is_meant: impl Fn(&str) -> bool) {
+        for living in self.each().filter(|living| is_meant(&living.about.way.route)) {
+            living.renew.store(true, Ordering::Release);
+            living.waker.wake();
+        }
+    }
+
+    /// From now on sessions may hold so many bytes together.
+    pub fn set_held_bytes(&self, budget: usize) {
+        self.held.set_budget(budget);
     }
 
     /// How many sessions live.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.shards.iter().map(|shard| lock(shard).living.len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    fn shard(&self, id: u64) -> MutexGuard<'_, HashMap<u64, Arc<Order>>> {
+    /// Those that live as their shard is reached.
+    pub fn each(&self) -> impl Iterator<Item = Arc<Living>> {
+        self.shards.iter().flat_map(|shard| lock(shard).living.values().cloned().collect::<Vec<_>>())
+    }
+
+    fn shard(&self, id: u64) -> MutexGuard<'_, Shard> {
         lock(&self.shards[id as usize % SHARDS])
     }
 }
 
-/// A map of entries is whole after any panic: each operation is one insert or remove.
+/// A shard is whole after any panic: a session is put there, or taken off and added to what has ended.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The total of a way.
+fn at(totals: &mut Vec<Total>, number: usize) -> &mut Total {
+    if totals.len() <= number {
+        totals.resize(number + 1, Total::default());
+    }
+    &mut totals[number]
+}
+
 impl Entry {
-    /// The number of this session, unique in this process, from 1 on.
-    pub fn id(&self) -> u64 {
-        self.id
+    /// What is known of this session.
+    pub fn living(&self) -> &Living {
+        &self.living
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.registry.metrics
     }
 
     /// Wakes `waker` when this session is told to end. To be called before the first [`Entry::ordered`].
     pub fn watch(&self, waker: &Waker) {
-        self.order.waker.register(waker);
+        self.living.waker.register(waker);
     }
 
-    /// The cause for which this session was told to end.
-    pub fn ordered(&self) -> Option<Cause> {
-        Cause::from_number(self.order.cause.load(Ordering::Acquire))
+    /// Lets `waker` be woken again where it was, for something that does not end this session. To be called before these are
+    /// asked for: what comes behind it wakes again.
+    pub fn watch_again(&self, waker: &Waker) {
+        let Living { make_room, renew, .. } = &*self.living;
+        if make_room.load(Ordering::Relaxed) || renew.load(Ordering::Relaxed) {
+            self.watch(waker);
+        }
+    }
+
+    /// What this session was told by somebody else.
+    pub fn ordered(&self) -> Option<Order> {
+        self.living.ordered()
+    }
+
+    /// Tells what has passed so far, for others to see.
+    pub fn publish(&self, flow: Flow, now: Instant) {
+        self.living.publish(flow, self.registry.began, now);
     }
 
     /// Whether this session is to give up what it holds; asked for once.
     pub fn has_to_make_room(&self) -> bool {
-        let asked = &self.order.make_room;
+        let asked = &self.living.make_room;
         // Read first: it is looked at with each message.
+        asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
+    }
+
+    /// Whether its route may hold this session to other terms now; asked for once.
+    pub fn has_to_renew(&self) -> bool {
+        let asked = &self.living.renew;
         asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
     }
 
@@ -221,9 +373,9 @@ impl Entry {
 
     fn change(&mut self, bytes: usize, now: Instant) {
         if self.share.bytes() == 0 {
-            self.order.since.store(self.registry.millis(now), Ordering::Relaxed);
+            self.living.since.store(self.registry.millis(now), Ordering::Relaxed);
         }
-        self.order.bytes.store(bytes, Ordering::Relaxed);
+        self.living.held.store(bytes, Ordering::Relaxed);
         let more = bytes > self.share.bytes();
         self.share.set(bytes);
         if more && self.registry.held.excess() > 0 {
@@ -234,85 +386,13 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.registry.shard(self.id).remove(&self.id);
+        let mut shard = self.registry.shard(self.living.id);
+        shard.living.remove(&self.living.id);
+        let total = at(&mut shard.ended, self.living.about.way.number);
+        total.ended += 1;
+        total.flow.add(self.living.flow());
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_order_reaches_living_sessions_and_the_first_counts() {
-        let registry = Arc::new(Registry::default());
-        let session = registry.enter(None);
-        assert_eq!(session.ordered(), None);
-        registry.end_all(Cause::Drain);
-        registry.end_all(Cause::RouteRemoved);
-        assert_eq!(session.ordered(), Some(Cause::Drain));
-    }
-
-    #[test]
-    fn who_has_held_bytes_for_longest_goes_first() {
-        let registry = Arc::new(Registry::new(100));
-        let begin = registry.began;
-        let at = |millis| begin + Duration::from_millis(millis);
-        let [mut oldest, mut idle, mut second, mut youngest] = std::array::from_fn(|_| registry.enter(None));
-        idle.hold(0, at(0));
-        oldest.hold(40, at(1));
-        youngest.hold(1, at(2));
-        youngest.hold(0, at(3));
-        second.hold(50, at(4));
-        assert!(registry.has_room());
-        youngest.hold(60, at(5));
-        assert!(!registry.has_room());
-        let told = [&oldest, &idle, &second, &youngest].map(|entry| entry.has_to_make_room());
-        assert_eq!(told, [true, false, true, false], "without the oldest it would still be too much");
-        youngest.hold(101, at(6));
-        assert!(!youngest.has_to_make_room(), "those that were told have a moment");
-        drop((oldest, second));
-        assert_eq!(registry.held_bytes(), 101);
-        youngest.hold(102, at(200));
-        assert!(youngest.has_to_make_room() && !youngest.has_to_make_room());
-        drop(youngest);
-        assert_eq!((registry.held_bytes(), registry.has_room()), (0, true));
-    }
-
-    #[test]
-    fn a_session_that_begins_during_a_drain_is_told_too() {
-        let registry = Arc::new(Registry::default());
-        registry.end_all(Cause::Drain);
-        assert_eq!(registry.enter(None).ordered(), Some(Cause::Drain));
-    }
-
-    #[test]
-    fn a_revoked_grant_ends_its_sessions_and_no_other() {
-        let registry = Arc::new(Registry::default());
-        let [good, bad] = [0, 1].map(|_| Arc::new(Grant::default()));
-        let sessions = [Some(good), Some(bad.clone()), None, Some(bad.clone())].map(|grant| registry.enter(grant));
-        registry.end_revoked();
-        assert!(sessions.iter().all(|session| session.ordered().is_none()));
-        bad.revoke();
-        registry.end_revoked();
-        let revoked = Some(Cause::AccessRevoked);
-        assert_eq!(sessions.each_ref().map(|session| session.ordered()), [None, revoked, None, revoked]);
-    }
-
-    #[test]
-    fn a_session_whose_grant_was_revoked_while_it_began_is_told_too() {
-        let registry = Arc::new(Registry::default());
-        let grant = Arc::new(Grant::default());
-        grant.revoke();
-        registry.end_revoked();
-        assert_eq!(registry.enter(Some(grant)).ordered(), Some(Cause::AccessRevoked));
-    }
-
-    #[test]
-    fn a_dropped_session_is_off_the_list() {
-        let registry = Arc::new(Registry::default());
-        let sessions: Vec<_> = (0..100).map(|_| registry.enter(None)).collect();
-        assert_eq!(registry.len(), 100);
-        drop(sessions);
-        assert!(registry.is_empty());
-    }
-}
+pub(crate) mod tests;

@@ -4,11 +4,11 @@
 //! own frames only between two of theirs, and reads a side only while the other takes what it got (back-pressure).
 //! Ends in three steps: a cause is found and told → answers are awaited → both streams are shut and drained, in bounded time.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -19,11 +19,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::clock::Verdict;
 use super::end::{Cause, Detail, End, Excess, Side};
 use super::leg::{Leg, NO_CODE, Sends, code};
-use super::registry::Entry;
+use super::registry::{Entry, Flow, Living};
 use super::scratch::{self, Scratch};
 use super::toll::{Paid, Toll};
 use crate::config::model::{Heartbeat, PingMode, Rate, RelayRules};
-use crate::limits::throttle::{Sender, Throttle};
+use crate::limits::terms::{Account, Change};
+use crate::limits::throttle::Sender;
+use crate::observe::metrics::Metrics;
 use crate::proto::close::Code;
 use crate::proto::frame::{Control, Opcode};
 use crate::proto::scan::{Event, Rules, Scanner, Until, Violation};
@@ -45,15 +47,14 @@ const FRESH: Duration = Duration::from_secs(25);
 pub struct Session<S> {
     client: Leg<S>,
     upstream: Leg<S>,
-    /// Those of the route, but for the heartbeat.
-    rules: Arc<RelayRules>,
-    heartbeat: Option<Heartbeat>,
-    order: Entry,
+    account: Account,
+    /// Of the heartbeat; see [`jitter`].
+    interval: Option<Duration>,
+    entry: Entry,
     /// This task's, as the timer and the registry know it.
     waker: Waker,
     /// The payload of our pings: tells our pongs from those of others.
     nonce: [u8; 8],
-    opened: Instant,
     last_data: Instant,
     ending: Option<Ending>,
     /// The timer is to be set earlier than it stands.
@@ -108,29 +109,17 @@ struct Pass {
     nonce: [u8; 8],
     /// The client showed life lately: an upstream's ping may be answered for it.
     client_fresh: bool,
+    /// What came of it, for the metrics: this side answered our ping after so long; one of ours was written.
+    round_trip: Cell<Option<Duration>>,
+    pinged: Cell<bool>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    /// `deflate` tells whether permessage-deflate was agreed on. `throttle` is paid for what passes.
-    pub fn new(
-        client: Opened<S>,
-        upstream: Opened<S>,
-        rules: impl Into<Arc<RelayRules>>,
-        deflate: bool,
-        throttle: Option<Arc<Throttle>>,
-        order: Entry,
-    ) -> Self {
-        let (rules, now) = (rules.into(), Instant::now());
-        let scanner = |masked| {
-            Scanner::new(Rules {
-                masked,
-                deflate,
-                frame_bytes_max: rules.frame_bytes_max,
-                message_bytes_max: rules.message_bytes_max,
-                fragments_max: rules.fragments_max,
-                strict: rules.strict,
-            })
-        };
+    /// `deflate` tells whether permessage-deflate was agreed on.
+    pub fn new(client: Opened<S>, upstream: Opened<S>, account: Account, deflate: bool, entry: Entry) -> Self {
+        let (now, throttle) = (Instant::now(), account.throttle());
+        let rules = account.rules();
+        let scanner = |masked| Scanner::new(scan_rules(rules, masked, deflate));
         let toll = |sender| Toll::new(sender, throttle.clone(), rules.on_excess, now);
         let (from_client, from_upstream) = (toll(Sender::Client), toll(Sender::Upstream));
         let client = Leg::new(client.stream, client.early, Side::Client, scanner(true), from_client, now);
@@ -138,17 +127,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Session {
             client,
             upstream,
-            heartbeat: rules.heartbeat.map(jitter),
-            rules,
-            order,
+            interval: jitter(rules),
+            account,
+            entry,
             waker: Waker::noop().clone(),
             nonce: rand::random(),
-            opened: now,
             last_data: now,
             ending: None,
             rearm: None,
             doomed: false,
         }
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        self.entry.metrics()
+    }
+
+    /// What others see of it.
+    pub fn living(&self) -> &Living {
+        self.entry.living()
     }
 
     /// Relays until the end. To be called once.
@@ -165,13 +162,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut arm = !self.waker.will_wake(cx.waker());
         if arm {
             self.waker.clone_from(cx.waker());
-            self.order.watch(&self.waker);
+            self.entry.watch(&self.waker);
         }
-        if let Some(cause) = self.order.ordered() {
-            self.end(cause, Side::Gateway, Detail::None, now);
+        self.entry.watch_again(&self.waker);
+        if let Some(order) = self.entry.ordered() {
+            self.end(order.cause, Side::Gateway, Detail::None, now);
         }
-        if self.order.has_to_make_room() {
+        if self.entry.has_to_make_room() {
             self.make_room(now);
+        }
+        if self.entry.has_to_renew() {
+            self.renew(now);
         }
         scratch::with(|scratch| {
             for _ in 0..ROUNDS {
@@ -202,18 +203,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Moves what can be moved both ways. True when there may be more to move without anybody waking us for it.
     fn round(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> bool {
         let mut again = false;
+        let before = self.flow();
         for side in [Side::Client, Side::Upstream] {
             let pass = self.pass(now);
             let (from, to) = self.from(side);
-            let before = from.traffic();
+            let waited = from.toll.until();
             let (more, happening) = pump(from, to, cx, scratch, &pass);
             again |= more;
-            if from.traffic() != before {
-                self.last_data = now;
-            }
+            self.tell(side, &pass, waited);
             if let Some(happening) = happening {
                 self.happened(side, happening, now);
             }
+        }
+        let flow = self.flow();
+        if flow != before {
+            self.last_data = now;
+            self.entry.publish(flow, now);
         }
         self.client.flush(cx);
         self.upstream.flush(cx);
@@ -224,15 +229,62 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         again | answer | self.settle(cx, now)
     }
 
+    fn flow(&self) -> Flow {
+        Flow { from_client: self.client.traffic(), from_upstream: self.upstream.traffic() }
+    }
+
+    fn rules(&self) -> &RelayRules {
+        self.account.rules()
+    }
+
+    /// Takes what the route holds its sessions to from now on, and lets the timer look at once whether something is due.
+    fn renew(&mut self, now: Instant) {
+        let Some(change) = self.account.renew(self.client.toll.throttle()) else { return };
+        let throttle = match change {
+            Change::Rules => None,
+            Change::Rates(throttle) => Some(throttle),
+        };
+        let rules = self.account.rules();
+        self.interval = jitter(rules);
+        for leg in [&mut self.client, &mut self.upstream] {
+            let Rules { masked, deflate, .. } = *leg.scanner.rules();
+            leg.scanner.renew(scan_rules(rules, masked, deflate));
+            leg.renew(rules.on_excess, throttle.clone(), now);
+        }
+        self.rearm(now);
+    }
+
     fn pass(&self, now: Instant) -> Pass {
-        let fresh = self.heartbeat.map_or(FRESH, |heartbeat| heartbeat.interval);
+        let fresh = self.interval.unwrap_or(FRESH);
         Pass {
             now,
-            forward_pings: self.rules.ping == PingMode::Forward,
-            control: self.rules.control_per_session,
+            forward_pings: self.rules().ping == PingMode::Forward,
+            control: self.rules().control_per_session,
             nonce: self.nonce,
             // The silence of a side that we do not read is our doing.
             client_fresh: self.client.toll.until().is_some() || self.client.watch.fresh(now, fresh),
+            round_trip: Cell::default(),
+            pinged: Cell::default(),
+        }
+    }
+
+    /// Tells the metrics what a pump brought; mostly that is nothing. `waited` until then before it.
+    fn tell(&self, side: Side, pass: &Pass, waited: Option<Instant>) {
+        let (from, to) = match side {
+            Side::Upstream => (&self.upstream, &self.client),
+            Side::Client | Side::Gateway => (&self.client, &self.upstream),
+        };
+        if let Some(took) = pass.round_trip.take() {
+            self.entry.metrics().answered(from.side, took);
+        }
+        if pass.pinged.take() {
+            self.entry.metrics().pinged(to.side);
+        }
+        if let Some(until) = from.toll.until()
+            && waited.is_none_or(|waited| until > waited)
+        {
+            let since = waited.map_or(pass.now, |waited| waited.max(pass.now));
+            self.entry.metrics().throttled(side, until.saturating_duration_since(since));
         }
     }
 
@@ -240,7 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// what is held.
     fn heed_waits(&mut self, now: Instant) {
         // With nearly every message nothing waits, and nothing did.
-        if !self.client.is_held_up() && !self.upstream.is_held_up() && self.order.holds_nothing() {
+        if !self.client.is_held_up() && !self.upstream.is_held_up() && self.entry.holds_nothing() {
             return;
         }
         self.client.heed_refusal(now);
@@ -252,7 +304,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Some(at) = turns.chain(patience).min() {
             self.rearm(at);
         }
-        self.order.hold(self.client.holds() + self.upstream.holds(), now);
+        self.entry.hold(self.client.holds() + self.upstream.holds(), now);
     }
 
     /// The side that has refused bytes for longest, and since when.
@@ -262,7 +314,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn lost_patience(&self, since: Instant) -> Option<Instant> {
-        self.rules.slow_timeout.map(|timeout| since + timeout)
+        self.rules().slow_timeout.map(|timeout| since + timeout)
     }
 
     /// The timer fires at `at`, or earlier.
@@ -282,7 +334,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         };
         self.end(cause, side, Detail::HeldBytes, now);
         self.from(side).0.abandon();
-        self.order.hold(self.client.holds() + self.upstream.holds(), now);
+        self.entry.hold(self.client.holds() + self.upstream.holds(), now);
     }
 
     /// Writing to a side failed. A Close of its own may still lie in our receive buffer and tell more than the error does:
@@ -348,8 +400,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         let guilty = side == Side::Client && matches!(detail, Detail::Violation(_));
         let verdict = self.client.close_due.take_if(|_| guilty);
-        let wait = if verdict.is_some() { VERDICT_WAIT } else { self.rules.close_timeout };
-        let deadline = now + wait.min(self.rules.close_timeout);
+        let wait = if verdict.is_some() { VERDICT_WAIT } else { self.rules().close_timeout };
+        let deadline = now + wait.min(self.rules().close_timeout);
         self.ending = Some(Ending { cause, side, detail, phase: Phase::Closing, deadline, verdict });
         self.rearm(deadline);
     }
@@ -361,7 +413,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let answered = !told || silent(upstream) || upstream.deaf;
         let Some(ending) = self.ending.as_mut().filter(|_| answered || late) else { return false };
         let Some(verdict) = ending.verdict.take() else { return false };
-        let deadline = now + self.rules.close_timeout;
+        let deadline = now + self.account.rules().close_timeout;
         ending.deadline = deadline;
         self.rearm(deadline);
         if !self.client.deaf {
@@ -402,7 +454,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if client && upstream && ending.phase == Phase::Closing {
             ending.phase = Phase::Lingering;
-            let deadline = now + LINGER.min(self.rules.close_timeout);
+            let deadline = now + LINGER.min(self.account.rules().close_timeout);
             ending.deadline = deadline;
             self.rearm(deadline);
             return true;
@@ -416,7 +468,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             None => self.live(now),
             Some(_) => now,
         };
-        let linger = now + LINGER.min(self.rules.close_timeout);
+        let linger = now + LINGER.min(self.rules().close_timeout);
         if self.ending.as_ref().is_some_and(|ending| now >= ending.deadline) {
             self.pronounce(now, true);
         }
@@ -432,7 +484,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// The checks of a session that goes on. Returns when they are due again.
     fn live(&mut self, now: Instant) -> Instant {
-        let mut next = now + self.rules.frame_timeout;
+        let RelayRules { max_age, idle_timeout, frame_timeout, heartbeat, .. } = *self.rules();
+        let heartbeat = heartbeat.zip(self.interval).map(|(heartbeat, interval)| Heartbeat { interval, ..heartbeat });
+        let mut next = now + frame_timeout;
         if self.client.toll.until().or(self.upstream.toll.until()).is_some() {
             // What waits for its turn is not idle.
             self.last_data = now;
@@ -446,9 +500,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             next = next.min(due);
         }
-        for (limit, since, cause) in
-            [(self.rules.max_age, self.opened, Cause::MaxAge), (self.rules.idle_timeout, self.last_data, Cause::Idle)]
-        {
+        let opened = self.entry.living().opened;
+        for (limit, since, cause) in [(max_age, opened, Cause::MaxAge), (idle_timeout, self.last_data, Cause::Idle)] {
             let Some(due) = limit.map(|limit| since + limit) else { continue };
             if now >= due {
                 self.end(cause, Side::Gateway, Detail::None, now);
@@ -457,7 +510,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             next = next.min(due);
         }
         for side in [Side::Client, Side::Upstream] {
-            let (heartbeat, frame_timeout) = (self.heartbeat, self.rules.frame_timeout);
             let (leg, other) = self.from(side);
             let facts = leg.facts(other.refuses() || leg.toll.until().is_some());
             let (verdict, due) = match leg.deaf {
@@ -489,7 +541,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             upstream: self.upstream.codes(),
             from_client: self.client.traffic(),
             from_upstream: self.upstream.traffic(),
-            duration: now.saturating_duration_since(self.opened),
+            duration: now.saturating_duration_since(self.entry.living().opened),
         })
     }
 }
@@ -595,7 +647,9 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
             Some(Event::Control(close)) if close.opcode() == Opcode::Close => break Some(Happening::Closed(close)),
             Some(Event::Control(control)) => {
                 match control.opcode() {
-                    Opcode::Pong if control.payload() == pass.nonce => {}
+                    Opcode::Pong if control.payload() == pass.nonce => {
+                        pass.round_trip.set(from.watch.answered(pass.now))
+                    }
                     _ if pass.forward_pings && relayed => gather.copy(control.encode(to.mask()).as_ref()),
                     Opcode::Ping => pong(from, to, &control, pongs, pass),
                     _ => {}
@@ -669,6 +723,7 @@ fn can_say<S: AsyncRead + AsyncWrite + Unpin>(from: &Leg<S>, to: &Leg<S>, pass: 
 
 /// Puts our frames for `to` into its stream. After our Close nothing of `from` passes any more.
 fn say<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Leg<S>, to: &mut Leg<S>, output: &mut Vec<u8>, pass: &Pass) {
+    pass.pinged.set(pass.pinged.get() | to.ping_due);
     to.take_due(output, may_answer(to, pass), &pass.nonce, pass.now);
     if to.codes.sent.is_some() && from.sends == Sends::Relayed {
         from.sends = Sends::Awaited;
@@ -702,9 +757,20 @@ fn answer(received: Code) -> Control {
     }
 }
 
-/// Up to a tenth earlier, so that sessions that began together do not ping together.
-fn jitter(heartbeat: Heartbeat) -> Heartbeat {
-    Heartbeat { interval: heartbeat.interval.mul_f64(rand::random_range(0.9..=1.0)), ..heartbeat }
+/// The interval of the heartbeat, up to a tenth shorter, so that sessions that began together do not ping together.
+fn jitter(rules: &RelayRules) -> Option<Duration> {
+    rules.heartbeat.map(|heartbeat| heartbeat.interval.mul_f64(rand::random_range(0.9..=1.0)))
+}
+
+fn scan_rules(rules: &RelayRules, masked: bool, deflate: bool) -> Rules {
+    Rules {
+        masked,
+        deflate,
+        frame_bytes_max: rules.frame_bytes_max,
+        message_bytes_max: rules.message_bytes_max,
+        fragments_max: rules.fragments_max,
+        strict: rules.strict,
+    }
 }
 
 /// What goes out of one read: mostly one run of it, written as it lies. Frames of ours lie between two runs; all three

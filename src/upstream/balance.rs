@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 /// One server as the choice sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its share; at least 1.
+    /// Its share, by what the others have; at least 1.
     pub weight: u32,
     /// Chosen only when no other may be.
     pub backup: bool,

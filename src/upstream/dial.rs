@@ -19,13 +19,14 @@ use tokio::net::{UnixStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use super::{Pool, tls};
-use crate::config::model::{Server, ServerAddress};
+use super::member::Member;
+use super::{Pool, resolve, tls};
+use crate::config::model::ServerAddress;
 use crate::proto::refusal::Refusal;
 use crate::relay::Stream;
 use crate::relay::ahead::Ahead;
 use crate::relay::session::Opened;
-use crate::socket;
+use crate::socket::{self, ConnectError};
 
 /// How long the body of a refusal may take to reach the client.
 const REFUSAL_BODY: Duration = Duration::from_secs(30);
@@ -46,8 +47,12 @@ pub enum Answer {
 pub enum DialError {
     #[error("its name cannot be resolved")]
     Resolve(#[source] io::Error),
+    #[error("its name has not been resolved yet; the log says why")]
+    Unresolved,
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("connecting failed")]
-    Connect(#[source] io::Error),
+    ConnectUnix(#[source] io::Error),
     #[error("connecting took longer than connect_timeout")]
     ConnectTimeout,
     #[error("the TLS handshake failed")]
@@ -67,11 +72,23 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// One word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            DialError::Resolve(_) | DialError::Unresolved => "not_resolved",
+            DialError::Connect(_) | DialError::ConnectUnix(_) => "not_connected",
+            DialError::ConnectTimeout => "connect_timeout",
+            DialError::Tls(_) | DialError::ServerName => "tls_failed",
+            DialError::HandshakeTimeout | DialError::AnswerTimeout => "answer_timeout",
+            DialError::Http(_) | DialError::Switched | DialError::Closed => "bad_answer",
+        }
+    }
+
     /// What the client is told.
     pub fn refusal(&self) -> Refusal {
         match self {
-            DialError::Resolve(_) => Refusal::UpstreamResolve,
-            DialError::Connect(_) => Refusal::UpstreamUnreachable,
+            DialError::Resolve(_) | DialError::Unresolved => Refusal::UpstreamResolve,
+            DialError::Connect(_) | DialError::ConnectUnix(_) => Refusal::UpstreamUnreachable,
             DialError::ConnectTimeout => Refusal::UpstreamConnectTimeout,
             DialError::Tls(_) | DialError::ServerName => Refusal::UpstreamTls,
             DialError::HandshakeTimeout => Refusal::UpstreamHandshakeTimeout,
@@ -79,56 +96,66 @@ impl DialError {
             DialError::Http(_) | DialError::Switched | DialError::Closed => Refusal::UpstreamBadAnswer,
         }
     }
+
+    /// Whether it says something of the server, and not only that we had no descriptor left: that strikes all servers
+    /// alike, and is over sooner than their time aside.
+    pub(super) fn blames_server(&self) -> bool {
+        !matches!(self, DialError::Connect(ConnectError::Socket(_)))
+    }
 }
 
-/// Connects to `server` and sends it `request`.
+/// Connects to `member` and sends it `request`.
 ///
 /// # Errors
 /// When no answer can be had in time; see [`DialError`].
-pub async fn dial(pool: &Pool, server: &Server, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
-    let stream = connect_in_time(pool, server).await?;
+pub async fn dial(pool: &Pool, member: &Member, request: Request<Empty<Bytes>>) -> Result<Answer, DialError> {
+    let stream = connect_in_time(pool, member).await?;
     let deadline = Instant::now() + pool.upstream.handshake_timeout;
-    match timeout_at(deadline, handshake(pool, server, stream, request)).await {
+    match timeout_at(deadline, handshake(pool, member, stream, request)).await {
         Ok(answer) => answer,
         Err(_) => Err(DialError::HandshakeTimeout),
     }
 }
 
-async fn connect_in_time(pool: &Pool, server: &Server) -> Result<Stream, DialError> {
+async fn connect_in_time(pool: &Pool, member: &Member) -> Result<Stream, DialError> {
     let deadline = Instant::now() + pool.upstream.connect_timeout;
-    timeout_at(deadline, connect(server)).await.unwrap_or(Err(DialError::ConnectTimeout))
+    timeout_at(deadline, connect(pool, member)).await.unwrap_or(Err(DialError::ConnectTimeout))
 }
 
 /// A connection for plain HTTP: TCP within `connect_timeout`, TLS within `handshake_timeout`.
 ///
 /// # Errors
 /// When there is none in time; see [`DialError`].
-pub(super) async fn open(pool: &Pool, server: &Server) -> Result<Stream, DialError> {
-    let stream = connect_in_time(pool, server).await?;
+pub(super) async fn open(pool: &Pool, member: &Member) -> Result<Stream, DialError> {
+    let stream = connect_in_time(pool, member).await?;
     let deadline = Instant::now() + pool.upstream.handshake_timeout;
-    timeout_at(deadline, secure(pool, server, stream)).await.unwrap_or(Err(DialError::HandshakeTimeout))
+    timeout_at(deadline, secure(pool, member, stream)).await.unwrap_or(Err(DialError::HandshakeTimeout))
 }
 
-async fn connect(server: &Server) -> Result<Stream, DialError> {
-    match &server.address {
+async fn connect(pool: &Pool, member: &Member) -> Result<Stream, DialError> {
+    if let Some(address) = member.address {
+        return Ok(Stream::Tcp(socket::connect(address, &pool.sources).await?));
+    }
+    match &member.server.address {
+        ServerAddress::Tcp { host, .. } if resolve::is_name(host) => Err(DialError::Unresolved),
         ServerAddress::Tcp { host, port } => {
             let addresses = lookup_host((host.as_str(), *port)).await.map_err(DialError::Resolve)?;
             let mut failure = DialError::Resolve(io::ErrorKind::NotFound.into());
             for address in addresses {
-                match socket::connect(address).await {
+                match socket::connect(address, &pool.sources).await {
                     Ok(stream) => return Ok(Stream::Tcp(stream)),
-                    Err(error) => failure = DialError::Connect(error),
+                    Err(error) => failure = error.into(),
                 }
             }
             Err(failure)
         }
-        ServerAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix).map_err(DialError::Connect),
+        ServerAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix).map_err(DialError::ConnectUnix),
     }
 }
 
-async fn secure(pool: &Pool, server: &Server, stream: Stream) -> Result<Stream, DialError> {
-    match (stream, &server.address, &pool.tls) {
-        (Stream::Tcp(stream), ServerAddress::Tcp { host, .. }, Some(config)) if server.tls => {
+async fn secure(pool: &Pool, member: &Member, stream: Stream) -> Result<Stream, DialError> {
+    match (stream, &member.server.address, &pool.tls) {
+        (Stream::Tcp(stream), ServerAddress::Tcp { host, .. }, Some(config)) if member.server.tls => {
             let name = tls::server_name(&pool.upstream.tls, host).map_err(|_| DialError::ServerName)?;
             let connector = TlsConnector::from(config.clone());
             let stream = connector.connect(name, Ahead::new(stream)).await.map_err(DialError::Tls)?;
@@ -140,11 +167,11 @@ async fn secure(pool: &Pool, server: &Server, stream: Stream) -> Result<Stream, 
 
 async fn handshake(
     pool: &Pool,
-    server: &Server,
+    member: &Member,
     stream: Stream,
     request: Request<Empty<Bytes>>,
 ) -> Result<Answer, DialError> {
-    let stream = secure(pool, server, stream).await?;
+    let stream = secure(pool, member, stream).await?;
     let (mut sender, connection) = http1::Builder::new()
         // Names keep the client's spelling; those that we add get the RFC's.
         .preserve_header_case(true)

@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Pool;
 use super::body::{Answer, Course, Upload};
 use super::dial::{self, ANSWER_HEAD_BYTES, DialError};
-use crate::config::model::Server;
+use super::member::Member;
 use crate::proto::plain;
 use crate::relay::Stream;
 
@@ -109,7 +109,7 @@ async fn reap(kept: Weak<Kept>) {
     }
 }
 
-/// Sends `request` to `server` and returns the head of its answer. `patience`: from the moment the server has all of the
+/// Sends `request` to `member` and returns the head of its answer. `patience`: from the moment the server has all of the
 /// request to that head; `None`: for ever.
 ///
 /// A kept connection may have been closed by the server just then. The request goes out once more, over a new connection,
@@ -120,11 +120,11 @@ async fn reap(kept: Weak<Kept>) {
 /// When no answer can be had; see [`Unanswered`].
 pub(super) async fn send(
     pool: &Pool,
-    server: &Server,
-    kept: &Arc<Kept>,
+    member: &Member,
     mut request: Request<Upload>,
     patience: Option<Duration>,
 ) -> Result<Response<Answer>, Unanswered> {
+    let kept = &member.kept;
     let course = request.body().course().clone();
     let repeatable = is_repeatable(&request);
     while let Some(mut link) = kept.take().await {
@@ -144,7 +144,7 @@ pub(super) async fn send(
         }
     }
     // Boxed: most requests find a connection, and would carry the room that dialling takes.
-    let mut link = match Box::pin(open(pool, server)).await {
+    let mut link = match Box::pin(open(pool, member)).await {
         Ok(link) => link,
         Err(error) => return Err(Unanswered { error, unsent: Some(Box::new(request)) }),
     };
@@ -228,9 +228,9 @@ pub(super) fn copy(request: &Request<Upload>) -> Request<Upload> {
     copy
 }
 
-async fn open(pool: &Pool, server: &Server) -> Result<Link, DialError> {
+async fn open(pool: &Pool, member: &Member) -> Result<Link, DialError> {
     let heard = Arc::new(AtomicBool::new(false));
-    let wire = Wire { stream: dial::open(pool, server).await?, heard: heard.clone() };
+    let wire = Wire { stream: dial::open(pool, member).await?, heard: heard.clone() };
     let (sender, connection) = http1::Builder::new()
         // Names keep the client's spelling; those that we add get the RFC's.
         .preserve_header_case(true)

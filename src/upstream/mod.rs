@@ -5,79 +5,268 @@ pub mod body;
 pub mod dial;
 mod health;
 pub mod kept;
+pub mod member;
+pub mod resolve;
 pub mod tls;
 pub mod tries;
 
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::request;
 use rustls::ClientConfig;
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::model::{Balance, ClientBy, Passive, Server, Upstream};
-use crate::limits::{Gauge, Permit};
+use crate::config::model::{self, Balance, ClientBy, Fate, Passive, Server, Upstream};
+use crate::drain::Drain;
+use crate::limits::Permit;
 use crate::policy::client::{self, Client, ClientKey};
 use crate::proto::refusal::Refusal;
+use crate::relay::Cause;
+use crate::socket::Sources;
 use balance::{Candidate, Rule, choose, hash};
-use health::Health;
+use health::Hindrance;
+use health::watch::{Ends, watch};
 use kept::Kept;
+use member::{Member, ServerStatus, State, Vitals};
 use tries::Budget;
 
-/// The servers of one upstream, and whose turn it is.
+/// When to come back while all servers are taken out by hand.
+const BY_HAND: Duration = Duration::from_secs(10);
+
+/// The servers of one upstream, and whose turn it is. Servers come and go; a server's counts and health outlive the
+/// configuration that it came with.
 #[derive(Debug)]
 pub struct Pool {
     pub upstream: Arc<Upstream>,
     /// Set when one of the servers speaks TLS.
     tls: Option<Arc<ClientConfig>>,
-    /// Of each server, as `upstream` has them.
-    members: Box<[Member]>,
-    /// What [`choose`] remembers. Held from the look at loads and health until the place is taken, so that of many
-    /// handshakes at once each sees the others.
-    credit: Mutex<Box<[i64]>>,
+    sources: Sources,
+    /// Held from the look at loads and health until the place is taken, so that of many handshakes at once each sees the
+    /// others.
+    set: Mutex<Set>,
+    /// How many members there are, for those who need no more than that.
+    size: AtomicUsize,
     /// Of retries.
     budget: Budget,
+    /// Who checks the servers is told that they are others now.
+    changed: Arc<Notify>,
+    /// Ends the checks, as does the end of the pool.
+    checks: CancellationToken,
+    _end: DropGuard,
+    /// The checks of the pool that this one renews.
+    checks_before: Option<CancellationToken>,
 }
 
-/// What a server has to do at this moment.
-#[derive(Debug)]
-struct Member {
-    name: u64,
-    sessions: Arc<Gauge>,
-    /// Of plain HTTP, until the end of the answer.
-    requests: Arc<Gauge>,
-    kept: Arc<Kept>,
-    health: Mutex<Health>,
+#[derive(Debug, Default)]
+struct Set {
+    members: Vec<Arc<Member>>,
+    /// What [`choose`] remembers, of each member.
+    credit: Vec<i64>,
+    /// Gone, but with sessions or requests.
+    leaving: Vec<Arc<Member>>,
+    /// What [`choose`] is shown: filled anew each time, and kept for its room.
+    candidates: Vec<Candidate>,
 }
 
-impl Member {
-    fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+impl Set {
+    /// A member of that name and address, be it on its way out.
+    fn find(&self, server: &str, address: Option<SocketAddr>) -> Option<&Arc<Member>> {
+        self.members.iter().chain(&self.leaving).find(|member| member.has_key(server, address))
+    }
+
+    /// Puts `members` in the place of those that were. Who stays keeps its credit.
+    fn replace(&mut self, members: Vec<Arc<Member>>) {
+        let of_old = |member: &Arc<Member>| self.members.iter().position(|old| old.is(member));
+        let credit = members.iter().map(|member| of_old(member).map_or(0, |index| self.credit[index])).collect();
+        let old = std::mem::replace(&mut self.members, members);
+        self.credit = credit;
+        self.leaving.extend(old);
+        self.members.iter().for_each(|member| member.vitals.gone.store(false, Ordering::SeqCst));
+        self.leaving.retain(|old| !self.members.iter().any(|member| member.is(old)));
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.leaving.retain(|member| member.vitals.load() > 0);
     }
 }
 
 /// A server that was chosen, with a place there.
 #[derive(Debug)]
-pub struct Chosen<'a> {
-    pub server: &'a Server,
-    index: usize,
-    kept: &'a Arc<Kept>,
+pub struct Chosen {
+    pub member: Arc<Member>,
     pub permit: Permit,
+}
+
+/// What a server is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    Session,
+    /// Plain HTTP.
+    Request,
 }
 
 impl Pool {
     pub fn new(upstream: Arc<Upstream>, tls: Option<Arc<ClientConfig>>) -> Self {
-        let member = |server: &Server| Member {
-            name: hash(server.text.as_bytes()),
-            sessions: Gauge::new(upstream.sessions_per_server),
-            requests: Gauge::new(None),
-            kept: Arc::new(Kept::new(upstream.keepalive, upstream.keepalive_timeout)),
-            health: Mutex::default(),
-        };
-        let members: Box<[_]> = upstream.servers.iter().map(member).collect();
-        let credit = Mutex::new(vec![0; members.len()].into());
         let budget = Budget::new(upstream.retry_budget);
-        Pool { upstream, tls, members, credit, budget }
+        let members = upstream.servers.iter().map(|server| {
+            Arc::new(Member::new(server, None, Arc::new(kept(&upstream)), Vitals::new(&upstream, false)))
+        });
+        let members = members.collect();
+        Pool::with(upstream, tls, budget, members, Set::default(), None)
+    }
+
+    /// The pool of a changed configuration: servers that stay keep their sessions, health, turns and addresses. Those that
+    /// do not get nothing new. The old pool goes on for those who have it.
+    pub fn renew(&self, upstream: Arc<Upstream>, tls: Option<Arc<ClientConfig>>) -> Self {
+        let budget = self.budget.renew(upstream.retry_budget);
+        let (old, credit, leaving) = {
+            let set = self.set();
+            (set.members.clone(), set.credit.clone(), set.leaving.clone())
+        };
+        let old = Set { members: old, credit, leaving, ..Set::default() };
+        let same = self.upstream.keepalive == upstream.keepalive
+            && self.upstream.keepalive_timeout == upstream.keepalive_timeout;
+        let same_tls = self.tls.is_none() && tls.is_none()
+            || self.tls.as_ref().zip(tls.as_ref()).is_some_and(|(old, new)| Arc::ptr_eq(old, new));
+        let stays = |server: &Server, member: &Member| {
+            let keeps = same && (same_tls || !server.tls);
+            let kept = if keeps { member.kept.clone() } else { Arc::new(kept(&upstream)) };
+            Arc::new(Member::new(server, member.address, kept, member.vitals.clone()))
+        };
+        let mut members = Vec::new();
+        for server in &upstream.servers {
+            let known: Vec<_> = old.members.iter().filter(|member| member.server.text == server.text).collect();
+            members.extend(known.iter().map(|member| stays(server, member)));
+            if known.is_empty() {
+                members.push(match old.find(&server.text, None) {
+                    Some(leaving) => stays(server, leaving),
+                    None => {
+                        Arc::new(Member::new(server, None, Arc::new(kept(&upstream)), Vitals::new(&upstream, true)))
+                    }
+                });
+            }
+        }
+        Pool::with(upstream, tls, budget, members, old, Some(self.checks.clone()))
+    }
+
+    fn with(
+        upstream: Arc<Upstream>,
+        tls: Option<Arc<ClientConfig>>,
+        budget: Budget,
+        members: Vec<Arc<Member>>,
+        mut set: Set,
+        checks_before: Option<CancellationToken>,
+    ) -> Self {
+        let size = AtomicUsize::new(members.len());
+        set.replace(members);
+        let sources = Sources::new(&upstream.source_addresses);
+        let (set, changed, checks) = (Mutex::new(set), Arc::default(), CancellationToken::new());
+        let _end = checks.clone().drop_guard();
+        Pool { upstream, tls, sources, set, size, budget, changed, checks, _end, checks_before }
+    }
+
+    /// Begins to check the servers, until the gateway stops; the checks of the pool that this one renews end. To be called
+    /// once, when the pool is in service.
+    pub fn start(self: &Arc<Self>, drain: &Drain, rules: &model::Drain) {
+        if let Some(before) = &self.checks_before {
+            before.cancel();
+        }
+        let (checks, drain) = (self.checks.clone(), drain.clone());
+        let ends = Ends { drain: drain.clone(), rules: rules.clone() };
+        let watching = watch(Arc::downgrade(self), ends);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = drain.begun() => {}
+                () = checks.cancelled() => {}
+                () = watching => {}
+            }
+        });
+    }
+
+    /// Tells where the name of a server leads: it has one member for each address from now on. Addresses that stay keep
+    /// all they have; those that do not get nothing new. None at all: it stays as it was, since a name that cannot be
+    /// resolved says nothing of its servers.
+    pub fn set_addresses(&self, server: &str, addresses: &[SocketAddr]) {
+        let Some(configured) = self.upstream.servers.iter().find(|configured| configured.text == server) else {
+            return;
+        };
+        if addresses.is_empty() {
+            return;
+        }
+        let mut set = self.set();
+        let member = |address: &SocketAddr| match set.find(server, Some(*address)) {
+            Some(member) => member.clone(),
+            None => Arc::new(Member::new(
+                configured,
+                Some(*address),
+                Arc::new(kept(&self.upstream)),
+                Vitals::new(&self.upstream, true),
+            )),
+        };
+        let resolved: Vec<_> = addresses.iter().map(member).collect();
+        let first = set.members.iter().position(|member| member.server.text == server).unwrap_or(0);
+        let mut members = set.members.clone();
+        members.retain(|member| member.server.text != server);
+        members.splice(first..first, resolved);
+        self.size.store(members.len(), Ordering::Relaxed);
+        set.replace(members);
+        self.changed.notify_one();
+    }
+
+    /// For what a session ends at once that has just begun with `member`: its server went, or its checks failed, meanwhile.
+    pub fn ends(&self, member: &Member) -> Option<Cause> {
+        let upstream = &self.upstream;
+        if upstream.on_removed != Fate::Keep && member.vitals.gone.load(Ordering::SeqCst) {
+            return Some(Cause::Drain);
+        }
+        if upstream.on_unhealthy != Fate::Keep && !member.vitals.health().is_well() {
+            return Some(cause(upstream.on_unhealthy));
+        }
+        None
+    }
+
+    fn leaving(&self) -> Vec<Arc<Member>> {
+        self.set().leaving.clone()
+    }
+
+    fn members(&self) -> Vec<Arc<Member>> {
+        self.set().members.clone()
+    }
+
+    /// Where the name of a server leads, as it was told last.
+    fn addresses(&self, server: &str) -> Vec<SocketAddr> {
+        let set = self.set();
+        set.members.iter().filter(|member| member.server.text == server).filter_map(|member| member.address).collect()
+    }
+
+    /// Takes a server out, or back, by hand: all its addresses, or one. Returns whether there is such a server.
+    pub fn set_state(&self, server: &str, address: Option<SocketAddr>, state: State) -> bool {
+        let is_meant =
+            |member: &&Arc<Member>| member.server.text == server && (address.is_none() || member.address == address);
+        let set = self.set();
+        let mut found = false;
+        for member in set.members.iter().filter(is_meant) {
+            found = true;
+            if member.vitals.health().set_by_hand(state, Instant::now()) {
+                tracing::warn!(upstream = server, address = member.shown(), state = state.label(), "set by hand");
+            }
+        }
+        found
+    }
+
+    /// Every server as it is now: those of the configuration in its order, and those that are leaving.
+    pub fn servers(&self) -> Vec<ServerStatus> {
+        let now = Instant::now();
+        let mut set = self.set();
+        set.forget();
+        let members = set.members.iter().map(|member| member.status(now, false));
+        members.chain(set.leaving.iter().map(|member| member.status(now, true))).collect()
     }
 
     /// What `balance` hashes of a request; `None` where it hashes nothing.
@@ -88,46 +277,49 @@ impl Pool {
         }
     }
 
-    /// The server for a session, but for those that were tried; one that has all its sessions, or is put aside, is passed
-    /// over.
-    fn next(&self, key: Option<u64>, tried: &[usize]) -> Result<Chosen<'_>, Refusal> {
-        self.choose(key, tried, |member| &member.sessions)
-    }
-
-    /// The server for a request of plain HTTP.
-    fn next_kept(&self, key: Option<u64>, tried: &[usize]) -> Result<Chosen<'_>, Refusal> {
-        self.choose(key, tried, |member| &member.requests)
-    }
-
-    fn choose(
-        &self,
-        key: Option<u64>,
-        tried: &[usize],
-        gauge: impl Fn(&Member) -> &Arc<Gauge>,
-    ) -> Result<Chosen<'_>, Refusal> {
-        let mut credit = self.credit.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let back: Vec<_> = self.members.iter().map(|member| member.health().aside(now)).collect();
-        let candidate = |(index, (server, member)): (usize, (&Server, &Member))| Candidate {
-            weight: server.weight,
-            backup: server.backup,
-            load: member.sessions.taken() + member.requests.taken(),
-            open: back[index].is_none() && !tried.contains(&index) && gauge(member).has_room(),
-            name: member.name,
+    /// The server for a session or a request, but for those that were tried; one that has all its sessions, or is not to
+    /// be chosen, is passed over.
+    fn choose(&self, key: Option<u64>, tried: &[Arc<Member>], what: For) -> Result<Chosen, Refusal> {
+        let cap = match what {
+            For::Session => self.upstream.sessions_per_server.unwrap_or(usize::MAX),
+            For::Request => usize::MAX,
         };
-        let candidates: Vec<_> = self.upstream.servers.iter().zip(&self.members).enumerate().map(candidate).collect();
-        let full = || self.nobody(&back, now);
-        let index = choose(self.rule(key), &candidates, &mut credit).ok_or_else(full)?;
-        let member = &self.members[index];
-        let permit = gauge(member).enter().ok_or_else(full)?;
-        member.health().chosen(now, self.trial());
-        Ok(Chosen { server: &self.upstream.servers[index], index, kept: &member.kept, permit })
+        let mut set = self.set();
+        let Set { members, credit, candidates, .. } = &mut *set;
+        let now = Instant::now();
+        let candidate = |member: &Arc<Member>| {
+            let health = member.vitals.health();
+            let has_room = member.vitals.gauge(what).taken() < cap;
+            Candidate {
+                weight: member.server.weight * health.share(now, self.upstream.slow_start),
+                backup: member.server.backup,
+                load: member.vitals.load(),
+                open: has_room && health.hindrance(now).is_none() && !tried.iter().any(|tried| tried.is(member)),
+                name: member.name,
+            }
+        };
+        candidates.clear();
+        candidates.extend(members.iter().map(candidate));
+        let nobody = || self.nobody(members, now);
+        let index = choose(self.rule(key), candidates, credit).ok_or_else(nobody)?;
+        let member = members[index].clone();
+        // Another generation of this pool may have taken the last place.
+        let permit = member.vitals.gauge(what).enter_below(cap).ok_or_else(nobody)?;
+        member.vitals.health().chosen(now, self.trial());
+        Ok(Chosen { member, permit })
     }
 
-    /// Why there is nobody: all are put aside, and then at once; or those that are not have all their sessions.
-    fn nobody(&self, back: &[Option<Instant>], now: Instant) -> Refusal {
-        match back.iter().copied().collect::<Option<Vec<_>>>().and_then(|back| back.into_iter().min()) {
-            Some(first) => Refusal::NoHealthyServer { retry_after: first - now },
+    /// Why there is nobody: none is to be chosen, and then at once; or those that are have all their sessions.
+    fn nobody(&self, members: &[Arc<Member>], now: Instant) -> Refusal {
+        let wait = |member: &Arc<Member>| {
+            member.vitals.health().hindrance(now).map(|hindrance| match hindrance {
+                Hindrance::Aside(until) => until - now,
+                Hindrance::Unhealthy => self.upstream.active.as_ref().map_or(BY_HAND, |active| active.interval),
+                Hindrance::Hand(_) => BY_HAND,
+            })
+        };
+        match members.iter().map(wait).collect::<Option<Vec<_>>>().and_then(|waits| waits.into_iter().min()) {
+            Some(retry_after) => Refusal::NoHealthyServer { retry_after },
             None => Refusal::SessionsUpstream,
         }
     }
@@ -137,23 +329,29 @@ impl Pool {
         self.upstream.connect_timeout + self.upstream.handshake_timeout
     }
 
-    /// The rules of passive health. A server that is alone is never put aside: nobody would serve in its place.
-    fn passive(&self) -> Option<&Passive> {
-        self.upstream.passive.as_ref().filter(|_| self.members.len() > 1)
+    /// How many servers there are to choose from.
+    fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
     }
 
-    fn served(&self, index: usize) {
-        if self.members[index].health().served() {
-            tracing::info!(upstream = self.upstream.servers[index].text, "serves again");
+    /// The rules of passive health. A server that is alone is never put aside: nobody would serve in its place.
+    fn passive(&self) -> Option<&Passive> {
+        self.upstream.passive.as_ref().filter(|_| self.size() > 1)
+    }
+
+    fn served(&self, member: &Member) {
+        if member.vitals.health().served(Instant::now()) {
+            tracing::info!(upstream = member.server.text, address = member.shown(), "serves again");
         }
     }
 
-    fn failed(&self, index: usize, why: &str) {
+    fn failed(&self, member: &Member, why: &str) {
         let Some(rules) = self.passive() else { return };
-        let aside = self.members[index].health().failed(rules, Instant::now());
+        let aside = member.vitals.health().failed(rules, Instant::now());
         if let Some(time) = aside {
             let seconds = time.as_secs_f64();
-            tracing::warn!(upstream = self.upstream.servers[index].text, seconds, detail = why, "put aside");
+            let upstream = &member.server.text;
+            tracing::warn!(upstream, address = member.shown(), seconds, detail = why, "put aside");
         }
     }
 
@@ -168,8 +366,25 @@ impl Pool {
 
     /// Sessions that are open or being dialled, with all servers.
     pub fn sessions(&self) -> usize {
-        self.members.iter().map(|member| member.sessions.taken()).sum()
+        let set = self.set();
+        set.members.iter().chain(&set.leaving).map(|member| member.vitals.sessions.taken()).sum()
     }
+
+    fn set(&self) -> MutexGuard<'_, Set> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the sessions of an unhealthy server hear.
+fn cause(fate: Fate) -> Cause {
+    match fate {
+        Fate::Close => Cause::UpstreamLost,
+        Fate::Keep | Fate::Drain => Cause::Drain,
+    }
+}
+
+fn kept(upstream: &Upstream) -> Kept {
+    Kept::new(upstream.keepalive, upstream.keepalive_timeout)
 }
 
 /// A request that does not say who sent it belongs to its address, of IPv6 to its network: without cookies, too, the
@@ -182,60 +397,4 @@ fn key(by: &ClientBy, parts: &request::Parts, client: &Client, ipv6_prefix: u8) 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::sync::Barrier;
-    use std::thread;
-
-    use super::*;
-    use crate::config;
-
-    const THREADS: usize = 8;
-
-    fn pool(more: &str) -> Pool {
-        let text = format!(
-            "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nupstream = \"app\"\n\
-             [upstream.app]\nservers = [\"ws://a\", \"ws://b\", \"ws://c\"]\n{more}\n"
-        );
-        let config = config::parse(&text, Path::new("config.toml")).expect("it is right").config;
-        Pool::new(config.upstreams["app"].clone(), None)
-    }
-
-    /// Whom many who come at once get.
-    fn at_once(pool: &Pool) -> Vec<Chosen<'_>> {
-        let barrier = Barrier::new(THREADS);
-        thread::scope(|scope| {
-            let choose = || {
-                barrier.wait();
-                pool.next(None, &[]).expect("one is open")
-            };
-            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(choose)).collect();
-            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
-        })
-    }
-
-    #[test]
-    fn many_at_once_see_each_other() {
-        let pool = pool("balance = \"least-connections\"");
-        for _ in 0..200 {
-            let chosen = at_once(&pool);
-            let loads: Vec<_> = pool.members.iter().map(|member| member.sessions.taken()).collect();
-            assert!(loads.iter().all(|load| (2..=3).contains(load)), "{loads:?}");
-            drop(chosen);
-            assert_eq!(pool.sessions(), 0);
-        }
-    }
-
-    #[test]
-    fn many_at_once_try_a_server_once_after_its_time() {
-        for _ in 0..50 {
-            let pool = pool("health = { passive = { failures = 1, aside = \"1ms\", aside_max = \"1ms\" } }");
-            pool.failed(0, "on purpose");
-            while pool.members[0].health().aside(Instant::now()).is_some() {
-                thread::yield_now();
-            }
-            let tries = at_once(&pool).iter().filter(|chosen| chosen.index == 0).count();
-            assert_eq!(tries, 1);
-        }
-    }
-}
+mod tests;

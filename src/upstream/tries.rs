@@ -3,6 +3,7 @@
 //! In: a request that is ready to be written, but for its target. Out: the last server and what it said. Nothing is sent
 //! twice that could be done twice: a handshake has no body, and no frame flows before its 101.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,51 +14,67 @@ use http_body_util::Empty;
 use super::body::{Answer as Answered, End, Upload};
 use super::dial::{self, Answer, DialError};
 use super::kept::{self, Unanswered};
-use super::{Chosen, Pool};
+use super::member::Member;
+use super::{Chosen, For, Pool};
 use crate::config::model::Server;
 use crate::observe::log;
+use crate::observe::metrics::{Dialled, Metrics};
 use crate::proto::refusal::Refusal;
-
-/// A server for a session or for a request, but for those that were tried.
-type Next<'a> = fn(&'a Pool, Option<u64>, &[usize]) -> Result<Chosen<'a>, Refusal>;
 
 /// The tries of one request.
 struct Tries<'a> {
     pool: &'a Pool,
     key: Option<u64>,
-    /// Servers that failed, by their index.
-    tried: Vec<usize>,
-    next: Next<'a>,
+    /// Servers that failed.
+    tried: Vec<Arc<Member>>,
+    what: For,
 }
 
 impl<'a> Tries<'a> {
-    fn first(&self) -> Result<Chosen<'a>, Refusal> {
+    fn new(pool: &'a Pool, key: Option<u64>, what: For) -> Self {
+        Tries { pool, key, tried: Vec::new(), what }
+    }
+
+    fn first(&self) -> Result<Chosen, Refusal> {
         self.pool.budget.earn();
-        (self.next)(self.pool, self.key, &[])
+        self.next()
+    }
+
+    fn next(&self) -> Result<Chosen, Refusal> {
+        self.pool.choose(self.key, &self.tried, self.what)
     }
 
     /// Whether another try is possible at all, so that a copy of the request is worth its cost.
     fn left(&self) -> bool {
-        let upstream = &self.pool.upstream;
-        self.tried.len() < (upstream.retries as usize).min(upstream.servers.len() - 1)
+        let others = self.pool.size().saturating_sub(1);
+        self.tried.len() < (self.pool.upstream.retries as usize).min(others)
     }
 
     /// Another server, when there is one and the budget allows it.
-    fn after(&mut self, failed: &Chosen<'_>, why: &str) -> Option<Chosen<'a>> {
+    fn after(&mut self, failed: &Chosen, why: &str) -> Option<Chosen> {
         if !self.left() {
             return None;
         }
-        self.tried.push(failed.index);
+        let (upstream, address) = (&failed.member.server.text, failed.member.shown());
+        self.tried.push(failed.member.clone());
         // Before the choice: who is chosen after its time aside has one try, and it would be lost.
         if !self.pool.budget.spend() {
-            tracing::info!(upstream = failed.server.text, detail = why, "failed, and the budget of retries is used up");
+            tracing::info!(upstream, address, detail = why, "failed, and the budget of retries is used up");
             return None;
         }
-        let Ok(next) = (self.next)(self.pool, self.key, &self.tried) else {
+        let Ok(next) = self.next() else {
             self.pool.budget.refund();
             return None;
         };
-        tracing::info!(upstream = failed.server.text, next = next.server.text, detail = why, "failed, trying another");
+        let member = &next.member;
+        tracing::info!(
+            upstream,
+            address,
+            next = member.server.text,
+            at = member.shown(),
+            detail = why,
+            "failed, trying another"
+        );
         Some(next)
     }
 }
@@ -71,26 +88,38 @@ pub async fn dial(
     key: Option<u64>,
     mut request: Request<Empty<Bytes>>,
     target: impl Fn(&Server) -> Result<Uri, Refusal>,
-) -> Result<(Chosen<'_>, Result<Answer, DialError>), Refusal> {
-    let mut tries = Tries { pool, key, tried: Vec::new(), next: Pool::next };
+    metrics: &Metrics,
+) -> Result<(Chosen, Result<Answer, DialError>), Refusal> {
+    let mut tries = Tries::new(pool, key, For::Session);
     let mut chosen = tries.first()?;
     loop {
         let mut sent = if tries.left() { request.clone() } else { std::mem::take(&mut request) };
-        *sent.uri_mut() = target(chosen.server)?;
-        let answer = dial::dial(pool, chosen.server, sent).await;
+        *sent.uri_mut() = target(&chosen.member.server)?;
+        let answer = dial::dial(pool, &chosen.member, sent).await;
+        metrics.dialled(&pool.upstream.name, &chosen.member.server.text, outcome(&answer));
         let why = match &answer {
             Ok(Answer::Refused(response)) if is_down(response.status()) => response.status().to_string(),
             Ok(_) => {
-                pool.served(chosen.index);
+                pool.served(&chosen.member);
                 return Ok((chosen, answer));
             }
             Err(error) => log::chain(error),
         };
-        pool.failed(chosen.index, &why);
+        if !matches!(&answer, Err(error) if !error.blames_server()) {
+            pool.failed(&chosen.member, &why);
+        }
         match tries.after(&chosen, &why) {
             Some(next) => chosen = next,
             None => return Ok((chosen, answer)),
         }
+    }
+}
+
+fn outcome(answer: &Result<Answer, DialError>) -> Dialled {
+    match answer {
+        Ok(Answer::Switched { .. }) => Dialled::Opened,
+        Ok(Answer::Refused(_)) => Dialled::Refused,
+        Err(error) => Dialled::Failed(error.label()),
     }
 }
 
@@ -106,16 +135,16 @@ pub async fn send(
     mut request: Request<Upload>,
     target: impl Fn(&Server) -> Result<Uri, Refusal>,
     patience: Option<Duration>,
-) -> Result<(Chosen<'_>, Result<Response<Answered>, DialError>), Refusal> {
-    let mut tries = Tries { pool, key, tried: Vec::new(), next: Pool::next_kept };
+) -> Result<(Chosen, Result<Response<Answered>, DialError>), Refusal> {
+    let mut tries = Tries::new(pool, key, For::Request);
     let mut chosen = tries.first()?;
     loop {
         let copy = (tries.left() && kept::is_repeatable(&request)).then(|| kept::copy(&request));
         let course = request.body().course().clone();
-        *request.uri_mut() = target(chosen.server)?;
-        let (why, again, result) = match kept::send(pool, chosen.server, chosen.kept, request, patience).await {
+        *request.uri_mut() = target(&chosen.member.server)?;
+        let (why, again, result) = match kept::send(pool, &chosen.member, request, patience).await {
             Ok(response) => {
-                pool.served(chosen.index);
+                pool.served(&chosen.member);
                 if !is_down(response.status()) {
                     return Ok((chosen, Ok(response)));
                 }
@@ -128,8 +157,8 @@ pub async fn send(
             Err(Unanswered { error: error @ DialError::AnswerTimeout, .. }) => return Ok((chosen, Err(error))),
             Err(Unanswered { error, unsent }) => {
                 let why = log::chain(&error);
-                if unsent.is_some() {
-                    pool.failed(chosen.index, &why);
+                if unsent.is_some() && error.blames_server() {
+                    pool.failed(&chosen.member, &why);
                 }
                 (why, unsent.map(|unsent| *unsent).or(copy), Err(error))
             }
@@ -164,6 +193,11 @@ const RETRY: u32 = 100;
 impl Budget {
     pub fn new(percent: u32) -> Self {
         Budget { percent, left: AtomicU32::new(SAVED) }
+    }
+
+    /// What was saved stays.
+    pub fn renew(&self, percent: u32) -> Self {
+        Budget { percent, left: AtomicU32::new(self.left.load(Ordering::Relaxed)) }
     }
 
     fn earn(&self) {

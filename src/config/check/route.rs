@@ -14,7 +14,7 @@ use crate::config::problem::Source;
 use crate::config::read::Reader;
 use crate::config::show;
 use crate::config::tree::{Entry, Node};
-use crate::config::value::{self, Wrong, boolean, number, one_of, or_off, show_duration, string};
+use crate::config::value::{self, Parsed, Wrong, boolean, number, one_of, or_off, show_duration, string};
 
 use super::access::{access, keys};
 use super::limits::route_limits;
@@ -92,7 +92,7 @@ pub(super) fn route(
             request_headers: request_headers.clone()?,
             response_headers: response_headers.clone()?,
             host_header: if host_header_written { Some(host_header?) } else { None },
-            relay: relay?.into(),
+            relay: relay?,
             refuse: refuse?,
             client: client.clone()?.0,
             access: access?,
@@ -172,12 +172,14 @@ fn differ<'a>(table: &Reader<'_, '_>, key: &str, at: Option<Position>, names: im
     }
 }
 
+/// A header field that is set.
+pub(super) fn field(entry: &Entry) -> Parsed<(HeaderName, HeaderValue)> {
+    let value = string(value::field_value)(&entry.node)?;
+    let value = HeaderValue::try_from(value).map_err(|_| Wrong::new("is not the value of a header field"))?;
+    Ok((value::edited_field(&entry.key)?, value))
+}
+
 fn edits(mut table: Reader<'_, '_>) -> Option<FieldEdits> {
-    let field = |entry: &Entry| {
-        let value = string(value::field_value)(&entry.node)?;
-        let value = HeaderValue::try_from(value).map_err(|_| Wrong::new("is not the value of a header field"))?;
-        Ok((value::edited_field(&entry.key)?, value))
-    };
     let (set_at, remove_at) = (table.written("set"), table.written("remove"));
     let set = table.pairs("set", field);
     let remove = table.list("remove", string(value::edited_field));

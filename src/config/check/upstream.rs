@@ -1,16 +1,20 @@
 //! `[upstream.NAME]`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Files;
-use crate::config::model::{Limits, Passive, Position, Server, Upstream, UpstreamTls};
+use crate::config::model::{
+    Active, CheckKind, Fate, Limits, Passive, Position, Server, ServerAddress, Upstream, UpstreamTls,
+};
 use crate::config::problem::Source;
 use crate::config::read::Reader;
 use crate::config::tree::Node;
-use crate::config::value::{self, Wrong, boolean, number, string};
+use crate::config::value::{self, Parsed, Wrong, boolean, number, one_of, or_off, string};
 
 use super::limits::cap;
 use super::listener::certificate_pair;
+use super::route::field;
 use super::{all, file, repeated};
 
 pub(super) fn upstream(
@@ -34,9 +38,13 @@ pub(super) fn upstream(
     per_server.warn_above(&table, "limits.sessions", wider.map(|limits| limits.sessions));
     let keepalive = table.value("keepalive", number(0..=10_000));
     let keepalive_timeout = table.value("keepalive_timeout", string(value::duration));
+    let sources_at = table.written("source_addresses");
+    let sources = table.list("source_addresses", |node| Ok((string(value::source_address)(node)?, node.at)));
     let tls_at = table.written("tls");
     let tls = table.table("tls").and_then(|tls| upstream_tls(tls, source));
-    let passive = health(&mut table);
+    let health = table.table("health").and_then(health);
+    let slow_start = table.value("slow_start", or_off(string(value::duration)));
+    let on_removed = table.value("on_removed", fate);
     let secure = servers.iter().flatten().flatten().any(|(server, _)| server.tls);
     if let Some(tls) = tls.as_ref().filter(|_| secure) {
         table.inspect(Files::Upstream(tls), |at| format!("tls{}", key_at(tls, at)));
@@ -64,32 +72,142 @@ pub(super) fn upstream(
         let wrong = Wrong::new(format!("{} and all others are backups", first.text));
         table.warn(*at, "servers", wrong.help("leave `backup` out of those that are used first"));
     }
+    let sources: Option<Vec<_>> = sources.and_then(all);
+    if let (Some(sources), Some(at)) = (&sources, sources_at) {
+        sources_fit(&table, (sources, at), &good);
+    }
     table.finish();
+    let (passive, active, on_unhealthy) = health?;
     Some(Arc::new(Upstream {
         name: name.to_owned(),
         servers: all(servers?)?.into_iter().map(|(server, _)| server).collect(),
         balance: balance?,
         retries: retries? as u32,
         retry_budget: retry_budget? as u32,
-        passive: passive?,
+        passive,
+        active,
+        on_unhealthy,
+        on_removed: on_removed?,
+        slow_start: slow_start?,
         connect_timeout: connect_timeout?,
         handshake_timeout: handshake_timeout?,
         sessions_per_server: per_server.value?,
         keepalive: keepalive? as usize,
         keepalive_timeout: keepalive_timeout?,
+        source_addresses: sources?.into_iter().map(|(address, _)| address).collect(),
         tls: tls?,
     }))
 }
 
-/// `health.passive`; `None` in it is `"off"`.
-fn health(table: &mut Reader<'_, '_>) -> Option<Option<Passive>> {
-    let mut health = table.table("health")?;
-    let rules = health.table("passive").map(passive);
-    health.finish();
-    match rules {
-        None => Some(None),
-        Some(rules) => rules.map(Some),
+/// That each stands there once, and that every server can be reached from one of them.
+fn sources_fit(
+    table: &Reader<'_, '_>,
+    (sources, at): (&[(IpAddr, Position)], Position),
+    servers: &[&(Server, Position)],
+) {
+    const KEY: &str = "source_addresses";
+    for ((address, at), _) in repeated(sources, |(address, at)| (*address, *at)) {
+        table.wrong(*at, KEY, Wrong::new(format!("{address} stands twice in the list")).help("remove one of them"));
     }
+    if sources.is_empty() {
+        return;
+    }
+    let unix = |server: &Server| matches!(server.address, ServerAddress::Unix(_));
+    if !servers.is_empty() && servers.iter().all(|(server, _)| unix(server)) {
+        table.warn(at, KEY, Wrong::new("has no effect: all servers are Unix sockets"));
+    }
+    for (server, _) in servers {
+        let Some(ip) = server.ip() else { continue };
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let of_family: Vec<_> = sources.iter().filter(|(source, _)| source.is_ipv4() == ip.is_ipv4()).collect();
+        if of_family.is_empty() {
+            let wrong =
+                Wrong::new(format!("has no {family} address, and {} can be reached from no other", server.text));
+            table.wrong(at, KEY, wrong.help(format!("add an {family} address of this machine")));
+        }
+        if let Some((source, at)) = of_family.iter().find(|(source, _)| source.is_loopback() && !ip.is_loopback()) {
+            let wrong = Wrong::new(format!("{source} reaches this machine alone, not {}", server.text));
+            table.wrong(*at, KEY, wrong.help("write an address that the server can answer"));
+        }
+    }
+}
+
+fn health(mut table: Reader<'_, '_>) -> Option<(Option<Passive>, Option<Active>, Fate)> {
+    let on_unhealthy_at = table.written("on_unhealthy");
+    let passive = table.table("passive").map(passive);
+    let active = table.table("active").map(active);
+    let on_unhealthy = table.value("on_unhealthy", fate);
+    if let (None, Some(Fate::Drain | Fate::Close), Some(at)) = (&active, on_unhealthy, on_unhealthy_at) {
+        let wrong = Wrong::new("has no effect: nobody checks the servers");
+        table.warn(at, "on_unhealthy", wrong.help("add `active = { … }`"));
+    }
+    table.finish();
+    // None is "off", and Some(None) was refused.
+    let passive = passive.map_or(Some(None), |rules| rules.map(Some));
+    let active = active.map_or(Some(None), |rules| rules.map(Some));
+    Some((passive?, active?, on_unhealthy?))
+}
+
+fn fate(node: &Node) -> Parsed<Fate> {
+    one_of(&[("keep", Fate::Keep), ("drain", Fate::Drain), ("close", Fate::Close)])(node)
+}
+
+fn active(mut table: Reader<'_, '_>) -> Option<Active> {
+    const KINDS: &[(&str, CheckKind)] =
+        &[("tcp", CheckKind::Tcp), ("http", CheckKind::Http), ("websocket", CheckKind::WebSocket)];
+    const OF_REQUESTS: [&str; 3] = ["path", "host", "headers"];
+    let written: Vec<_> = table.known_keys().map(|(key, at)| (key.to_owned(), at)).collect();
+    let has_host = table.written("host").is_some();
+    let has_subprotocol = table.written("subprotocol").is_some();
+    let statuses_at = table.written("status");
+    let kind = table.value("kind", one_of(KINDS));
+    let path = table.value("path", string(value::check_path));
+    let host = table.value("host", string(value::host_header));
+    let headers = table.pairs("headers", |entry| match entry.key.eq_ignore_ascii_case("host") {
+        true => Err(Wrong::new("Host is what `host` is for").help("write `host = …` beside `headers`")),
+        false => field(entry),
+    });
+    let subprotocol = table.value("subprotocol", string(value::subprotocol));
+    let statuses = table.list("status", value::statuses);
+    let interval = table.value("interval", string(value::duration));
+    let jitter = table.value("jitter", number(0..=50));
+    let timeout = table.value("timeout", string(value::duration));
+    let rise = table.value("rise", number(1..=1000));
+    let fall = table.value("fall", number(1..=1000));
+    let initially_up = table.value("initial", one_of(&[("up", true), ("down", false)]));
+    if let (Some([]), Some(at)) = (statuses.as_deref(), statuses_at) {
+        table.wrong(at, "status", Wrong::new("no answer would be good").help("like [200, \"300-399\"]"));
+    }
+    for (key, at) in &written {
+        let is_used = match key.as_str() {
+            "status" => kind == Some(CheckKind::Http),
+            "subprotocol" => kind == Some(CheckKind::WebSocket),
+            key if OF_REQUESTS.contains(&key) => kind != Some(CheckKind::Tcp),
+            _ => true,
+        };
+        if !is_used && kind.is_some() {
+            table.warn(
+                *at,
+                key,
+                Wrong::new("has no effect with this `kind`").help("remove it, or choose another kind"),
+            );
+        }
+    }
+    table.finish();
+    Some(Active {
+        kind: kind?,
+        path: path?,
+        host: if has_host { Some(host?) } else { None },
+        headers: all(headers?)?,
+        subprotocol: if has_subprotocol { Some(subprotocol?) } else { None },
+        statuses: all(statuses?)?,
+        interval: interval?,
+        jitter: jitter? as u32,
+        timeout: timeout?,
+        rise: rise? as u32,
+        fall: fall? as u32,
+        initially_up: initially_up?,
+    })
 }
 
 fn passive(mut table: Reader<'_, '_>) -> Option<Passive> {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::model::Passive;
+use crate::config::model::Passive as Rules;
 
-/// What is known of one server.
+/// What its handshakes and requests tell of one server.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub struct Passive {
     /// In a row.
     failures: u32,
     aside: Option<Aside>,
@@ -27,7 +27,7 @@ struct Aside {
     trial: bool,
 }
 
-impl Health {
+impl Passive {
     /// When it may be chosen again; `None`: it may be now.
     pub fn aside(&self, now: Instant) -> Option<Instant> {
         self.aside.map(|aside| aside.until).filter(|until| *until > now)
@@ -48,7 +48,7 @@ impl Health {
     }
 
     /// A try failed. Returns for how long the server is put aside when it is now: each time in a row for twice as long.
-    pub fn failed(&mut self, rules: &Passive, now: Instant) -> Option<Duration> {
+    pub fn failed(&mut self, rules: &Rules, now: Instant) -> Option<Duration> {
         let time = match self.aside {
             // Of a try that began before.
             Some(Aside { trial: false, .. }) => return None,
@@ -72,10 +72,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const TRIAL: Duration = Duration::from_secs(8);
-    const RULES: Passive = Passive { failures: 3, aside: Duration::from_secs(10), aside_max: Duration::from_secs(30) };
+    const RULES: Rules = Rules { failures: 3, aside: Duration::from_secs(10), aside_max: Duration::from_secs(30) };
 
-    fn dead(now: Instant) -> Health {
-        let mut health = Health::default();
+    fn dead(now: Instant) -> Passive {
+        let mut health = Passive::default();
         assert_eq!([0; 3].map(|_| health.failed(&RULES, now)), [None, None, Some(10 * SECOND)]);
         health
     }
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn an_answer_in_between_begins_the_row_again() {
         let now = Instant::now();
-        let mut health = Health::default();
+        let mut health = Passive::default();
         for _ in 0..5 {
             assert_eq!([0; 2].map(|_| health.failed(&RULES, now)), [None, None]);
             assert!(!health.served());

@@ -1,0 +1,265 @@
+//! What is known of one living session, for other tasks to see, and the order to end that they may leave for it.
+//!
+//! The session publishes its traffic with relaxed stores after it has pumped; readers may see one number a moment older
+//! than the next. Nothing here takes a lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use atomic_waker::AtomicWaker;
+use tokio::time::Instant;
+
+use crate::observe::log::Leaves;
+use crate::policy::client::Address;
+use crate::policy::keys::Key;
+use crate::proto::trace::Trace;
+use crate::relay::end::{Cause, Traffic};
+
+/// Recent rates are those of so long.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Which way sessions go through the gateway: in at a listener, by a route, to a server. Shared by all that go it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Way {
+    /// As the configuration names it.
+    pub listener: Box<str>,
+    pub route: Box<str>,
+    pub upstream: Box<str>,
+    /// As the configuration names it.
+    pub server: Box<str>,
+    /// Its place among the totals.
+    pub(super) number: usize,
+}
+
+/// Who opened a session, and where.
+#[derive(Debug)]
+pub struct About {
+    pub way: Arc<Way>,
+    /// Which of the servers that the configuration names so: each address of a name is one. Unique in this process.
+    pub member: u64,
+    pub client: Address,
+    /// It came over TLS.
+    pub secure: bool,
+    /// The API key that let it in. The session ends when its grant is revoked.
+    pub key: Option<Key>,
+    /// Of its opening handshake.
+    pub trace: Trace,
+    pub leaves: Leaves,
+}
+
+/// A session on the list.
+#[derive(Debug)]
+pub struct Living {
+    /// Unique in this process, from 1 on.
+    pub id: u64,
+    pub about: About,
+    pub opened: Instant,
+    /// See [`Order::pack`]; 0: none.
+    order: AtomicU32,
+    pub(super) waker: AtomicWaker,
+    /// It has held bytes for longest, and is to give them up.
+    pub(super) make_room: AtomicBool,
+    /// Its route may hold it to other terms now.
+    pub(super) renew: AtomicBool,
+    /// What it holds.
+    pub(super) held: AtomicUsize,
+    /// Since when it has held some, in milliseconds from the beginning of the registry.
+    pub(super) since: AtomicU64,
+    from_client: Counter,
+    from_upstream: Counter,
+    recent: Recent,
+}
+
+/// Messages and bytes that both sides have sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flow {
+    pub from_client: Traffic,
+    pub from_upstream: Traffic,
+}
+
+/// What both sides together sent of late.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PerSecond {
+    pub messages: f64,
+    pub bytes: f64,
+}
+
+/// What a session is told by somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    pub cause: Cause,
+    /// After how many seconds the client is asked to come back; 0: it is not asked.
+    pub retry_after: u8,
+    /// How many seconds a message that is on its way may hold up the end; 0: not at all.
+    pub patience: u16,
+}
+
+#[derive(Debug, Default)]
+struct Counter {
+    messages: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Two windows of time: what was sent before the present one began, and what in the one before.
+#[derive(Debug, Default)]
+struct Recent {
+    /// The number of the window in which traffic was last seen.
+    window: AtomicU32,
+    before: Counter,
+    last: Counter,
+}
+
+impl Living {
+    pub(super) fn new(id: u64, about: About, opened: Instant) -> Self {
+        Living {
+            id,
+            about,
+            opened,
+            order: AtomicU32::new(0),
+            waker: AtomicWaker::new(),
+            make_room: AtomicBool::new(false),
+            renew: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
+            since: AtomicU64::new(0),
+            from_client: Counter::default(),
+            from_upstream: Counter::default(),
+            recent: Recent::default(),
+        }
+    }
+
+    /// Orders it to end. The first order counts: true when this is the one.
+    pub fn end(&self, order: impl Into<Order>) -> bool {
+        self.give(order.into().pack())
+    }
+
+    /// 0 is no order.
+    pub(super) fn give(&self, packed: u32) -> bool {
+        let first = self.order.compare_exchange(0, packed, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        self.waker.wake();
+        first
+    }
+
+    pub(super) fn give_if_revoked(&self) {
+        if self.about.key.as_ref().is_some_and(|key| key.grant.is_revoked()) {
+            self.end(Cause::AccessRevoked);
+        }
+    }
+
+    /// What it was ordered.
+    pub fn ordered(&self) -> Option<Order> {
+        Order::unpack(self.order.load(Ordering::Acquire))
+    }
+
+    /// What has passed so far.
+    pub fn flow(&self) -> Flow {
+        Flow { from_client: self.from_client.read(), from_upstream: self.from_upstream.read() }
+    }
+
+    /// The rate of the last seconds; `began` is the registry's beginning.
+    pub(super) fn rate(&self, began: Instant, now: Instant) -> PerSecond {
+        let at = now.saturating_duration_since(began);
+        let total = self.flow().total();
+        let so_far = total.since(self.recent.before.read());
+        let (last, present) = match window(at).checked_sub(self.recent.window.load(Ordering::Relaxed)) {
+            Some(0) => (self.recent.last.read(), so_far),
+            Some(1) => (so_far, Traffic::default()),
+            _ => (Traffic::default(), Traffic::default()),
+        };
+        // Of the last window only the part counts that is less than a window ago.
+        let share = 1.0 - (at.as_secs_f64() / WINDOW.as_secs_f64()).fract();
+        // Of a young session nothing is older than itself.
+        let span = now.saturating_duration_since(self.opened).clamp(Duration::from_secs(1), WINDOW).as_secs_f64();
+        let rate = |last: u64, present: u64| (last as f64 * share + present as f64) / span;
+        PerSecond { messages: rate(last.messages, present.messages), bytes: rate(last.bytes, present.bytes) }
+    }
+
+    /// Tells what has passed. Only the session itself does.
+    pub(super) fn publish(&self, flow: Flow, began: Instant, now: Instant) {
+        let window = window(now.saturating_duration_since(began));
+        let recent = self.recent.window.load(Ordering::Relaxed);
+        if window != recent {
+            let total = self.flow().total();
+            let last = total.since(self.recent.before.read());
+            self.recent.last.write(if window == recent + 1 { last } else { Traffic::default() });
+            self.recent.before.write(total);
+            self.recent.window.store(window, Ordering::Relaxed);
+        }
+        self.from_client.write(flow.from_client);
+        self.from_upstream.write(flow.from_upstream);
+    }
+}
+
+/// The number of the window; of u32 for as long as a machine lives.
+fn window(at: Duration) -> u32 {
+    (at.as_secs() / WINDOW.as_secs()) as u32
+}
+
+impl Counter {
+    fn read(&self) -> Traffic {
+        Traffic { messages: self.messages.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    }
+
+    fn write(&self, traffic: Traffic) {
+        self.messages.store(traffic.messages, Ordering::Relaxed);
+        self.bytes.store(traffic.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Flow {
+    /// Both directions together.
+    pub fn total(self) -> Traffic {
+        let (client, upstream) = (self.from_client, self.from_upstream);
+        Traffic { messages: client.messages + upstream.messages, bytes: client.bytes + upstream.bytes }
+    }
+
+    pub fn add(&mut self, other: Flow) {
+        for (to, of) in [(&mut self.from_client, other.from_client), (&mut self.from_upstream, other.from_upstream)] {
+            to.messages += of.messages;
+            to.bytes += of.bytes;
+        }
+    }
+}
+
+impl Traffic {
+    /// Numbers that are read while they change may be one older than the other.
+    fn since(self, before: Traffic) -> Traffic {
+        Traffic {
+            messages: self.messages.saturating_sub(before.messages),
+            bytes: self.bytes.saturating_sub(before.bytes),
+        }
+    }
+}
+
+impl From<Cause> for Order {
+    /// At once.
+    fn from(cause: Cause) -> Self {
+        Order { cause, retry_after: 0, patience: 0 }
+    }
+}
+
+impl Order {
+    /// As one number, so that an order is seen whole. Never 0.
+    pub(super) fn pack(self) -> u32 {
+        let [high, low] = self.patience.to_be_bytes();
+        u32::from_be_bytes([high, low, self.retry_after, self.cause as u8])
+    }
+
+    fn unpack(packed: u32) -> Option<Order> {
+        let [high, low, retry_after, cause] = packed.to_be_bytes();
+        let cause = Cause::from_number(cause)?;
+        Some(Order { cause, retry_after, patience: u16::from_be_bytes([high, low]) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_one_number() {
+        let order = Order { cause: Cause::Drain, retry_after: 200, patience: 60_000 };
+        assert_eq!(Order::unpack(order.pack()), Some(order));
+        assert_eq!(Order::unpack(0), None);
+    }
+}
