@@ -262,15 +262,16 @@ impl Gateway {
         &self.reloads
     }
 
-    /// Stops accepting, ends every session with 1012 and waits, at most for `drain.grace`.
+    /// Empties the gateway as `[drain]` says, see [`Drain::stop`](crate::drain::Drain::stop).
     /// Returns how many sessions had to be cut.
     pub async fn stop(&self) -> usize {
         let live = self.current();
+        live.drain.unready();
         if live.doors.iter().any(|door| door.sharing != Sharing::Alone) {
             live.drain.leave();
             self.settle().await;
         }
-        let cut = live.drain.drain(live.config.drain.grace).await;
+        let cut = live.drain.stop(&live.config.drain).await;
         self.backends.cancel();
         cut
     }

@@ -346,7 +346,8 @@ fn with_tls_a_certificate_is_demanded() {
 #[test]
 fn a_part_is_drained_and_then_the_whole() {
     let gateway = start("");
-    let mut sessions: Vec<Peer> = ["/a", "/a", "/b"].into_iter().map(|path| Peer::open(gateway.address(), path)).collect();
+    let mut sessions: Vec<Peer> =
+        ["/a", "/a", "/b"].into_iter().map(|path| Peer::open(gateway.address(), path)).collect();
     let (code, out, _) = told(&gateway, &["drain", "--route", "a"]);
     assert_eq!((code, out.as_str()), (0, "2 sessions are closed over 1s\n"));
     for peer in &mut sessions[..2] {

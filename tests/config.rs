@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate::config::model::{
-    BackendKind, ClientAuth, ClientBy, Config, HostPattern, KeyPlaces, ListenerAddress, Network, Page, Position,
+    BackendKind, ClientAuth, ClientBy, Config, Drain, HostPattern, KeyPlaces, ListenerAddress, Network, Page, Position,
     Refuse, ServerAddress, Target, TlsVersions,
 };
 use tidegate::config::{self, Loaded, Problems, Source};
@@ -69,7 +69,8 @@ fn one_listener_one_route_and_one_upstream_are_a_gateway() {
     let heartbeat = route.relay.heartbeat.expect("on by default");
     assert_eq!((heartbeat.interval, heartbeat.timeout), (Duration::from_secs(25), Duration::from_secs(10)));
     assert_eq!((route.relay.frame_bytes_max, route.relay.message_bytes_max), (16 << 20, 64 << 20));
-    assert_eq!(config.drain.grace, Duration::from_secs(30));
+    let Drain { delay, window, grace } = config.drain;
+    assert_eq!([delay, window, grace].map(|time| time.as_secs()), [0, 10, 30]);
 }
 
 #[test]
@@ -350,7 +351,7 @@ fn mistakes_in_limits_and_the_small_tables() {
             ("[log]\ntraceparent = \"new\"", "2:15 log.traceparent: \"new\" is not one of \"begin\", \"pass\""),
             ("[log]\nfile = \"\"", "2:8 log.file:"),
             ("[drain]\ngrace = \"off\"", "2:9 drain.grace: \"off\" is not a duration"),
-            ("[drain]\nwindow = \"10s\"", "2:1 drain.window: not yet supported in this version"),
+            ("[drain]\nwindow = \"off\"", "2:10 drain.window: \"off\" is not a duration"),
             ("[admin]\nhosts = []", "1:1 admin.address: is missing"),
             (
                 "[admin]\naddress = \"0.0.0.0:9090\"",

@@ -237,9 +237,11 @@ fn log(mut table: Reader<'_, '_>, source: &Source) -> Option<Log> {
 }
 
 fn drain(mut table: Reader<'_, '_>) -> Option<Drain> {
+    let delay = table.value("delay", string(value::duration_or_zero));
+    let window = table.value("window", string(value::duration_or_zero));
     let grace = table.value("grace", string(value::duration_or_zero));
     table.finish();
-    Some(Drain { grace: grace? })
+    Some(Drain { delay: delay?, window: window?, grace: grace? })
 }
 
 fn reload(mut table: Reader<'_, '_>) -> Option<Reload> {

@@ -796,7 +796,11 @@ pub enum LogLevel {
 /// `[drain]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
-    /// How long sessions may take to end after SIGTERM or SIGINT.
+    /// How long everybody is still served after the gateway said that it is not ready.
+    pub delay: Duration,
+    /// Over how long sessions are closed.
+    pub window: Duration,
+    /// How long those may take to end that were closed last, and plain requests.
     pub grace: Duration,
 }
 

@@ -926,9 +926,32 @@ pub(super) static LOG: Table = Table {
 
 pub(super) static DRAIN: Table = Table {
     title: "[drain]",
-    doc: "How the gateway stops on SIGTERM and SIGINT. A second signal ends it at once.",
-    keys: &[key("grace", "duration, also \"0s\"", Default("\"30s\""), "How long sessions may take to end.")],
-    later: &["window"],
+    doc: "How the gateway stops on SIGTERM and SIGINT, which takes at most the three times together. A second signal ends it \
+          at once.",
+    keys: &[
+        key(
+            "delay",
+            "duration, also \"0s\"",
+            Default("\"0s\""),
+            "How long it still serves everybody after it said that it is not ready: as long as your balancer takes to notice.",
+        ),
+        key(
+            "window",
+            "duration, also \"0s\"",
+            Default("\"10s\""),
+            "Then new sessions are refused, and those that are open are closed at an even pace over this time, each between \
+             two messages; no slower than ten in a second. Clients get 1012, and as the reason when to come back: \
+             `retry-after=8s`, between 1 s and this time.",
+        ),
+        key(
+            "grace",
+            "duration, also \"0s\"",
+            Default("\"30s\""),
+            "How long a message that is on its way is waited for. This long after the window, what is left is cut: sessions, \
+             plain requests.",
+        ),
+    ],
+    later: &[],
 };
 
 pub(super) static RELOAD: Table = Table {

@@ -220,7 +220,8 @@ impl Gateway {
         }
         for route in &routes.removed {
             let removed = Selector { route: Some(route.clone()), ..Selector::default() };
-            sessions.end_where(&removed, Cause::RouteRemoved);
+            let (drain, rules) = (live.drain.clone(), live.config.drain.clone());
+            tokio::spawn(async move { drain.close(&removed, Cause::RouteRemoved, &rules).await });
         }
         certificates
     }

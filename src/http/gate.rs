@@ -181,8 +181,8 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
     if let Some(route) = route {
         route.response_headers.apply(response.headers_mut());
     }
-    if upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        // Whatever stands behind a refused upgrade is not read as a request: that is how smuggling begins.
+    // Whatever stands behind a refused upgrade is not read as a request: that is how smuggling begins.
+    if (upgrade || live.drain.has_begun()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
     }
     (response, handover)

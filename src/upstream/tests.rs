@@ -230,7 +230,7 @@ fn an_unhealthy_server_gets_nothing_even_if_it_is_alone() {
 }
 
 fn drain_rules() -> model::Drain {
-    model::Drain { grace: Duration::ZERO }
+    model::Drain { delay: Duration::ZERO, window: Duration::ZERO, grace: Duration::ZERO }
 }
 
 /// Whether somebody connects from now on, within several intervals of a check.
@@ -275,7 +275,7 @@ async fn checks_begin_and_end_with_the_pool() {
     let stop = Drain::new(0);
     stopped.start(&stop, &drain_rules());
     assert!(is_checked(&one).await);
-    stop.drain(Duration::ZERO).await;
+    stop.stop(&drain_rules()).await;
     assert!(!is_checked(&one).await, "the gateway stops");
     drop(again);
     assert!(!is_checked(&two).await, "the pool is gone");

@@ -12,7 +12,7 @@ use crate::config::model::{self, Active, Fate};
 use crate::drain::Drain;
 use crate::observe::log;
 use crate::relay::Cause;
-use crate::relay::registry::{Order, Selector};
+use crate::relay::registry::Selector;
 use crate::upstream::member::{Member, State};
 use crate::upstream::{Pool, cause};
 
@@ -32,8 +32,8 @@ impl Ends {
         match fate {
             Fate::Keep => {}
             Fate::Drain => {
-                let patience = self.rules.grace.as_secs().try_into().unwrap_or(u16::MAX);
-                self.drain.sessions().end_where(&selector, Order { patience, ..cause.into() });
+                let Ends { drain, rules } = self.clone();
+                tokio::spawn(async move { drain.close(&selector, cause, &rules).await });
             }
             Fate::Close => _ = self.drain.sessions().end_where(&selector, cause),
         }
