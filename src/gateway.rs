@@ -125,8 +125,8 @@ pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let _ = io::stdout().flush();
     notify::ready();
     let sessions = gateway.current().drain.sessions().clone();
-    let every = gateway.current().config.log.progress;
-    tokio::spawn(progress::write(sessions.clone(), move || every));
+    let of = Arc::downgrade(&gateway);
+    tokio::spawn(progress::write(sessions.clone(), move || of.upgrade()?.current().config.log.progress));
     let open = sessions.clone();
     tokio::spawn(notify::keep_telling(move || format!("{} sessions", open.len())));
     let signal = loop {

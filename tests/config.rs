@@ -349,7 +349,7 @@ fn mistakes_in_limits_and_the_small_tables() {
             ),
             ("[log]\nprogress = \"0s\"", "2:12 log.progress: a duration of zero makes no sense here"),
             ("[log]\ntraceparent = \"new\"", "2:15 log.traceparent: \"new\" is not one of \"begin\", \"pass\""),
-            ("[log]\nfile = \"\"", "2:8 log.file:"),
+            ("[log]\nfile = \"\"", "2:8 log.file: the path of a file is wanted"),
             ("[drain]\ngrace = \"off\"", "2:9 drain.grace: \"off\" is not a duration"),
             ("[drain]\nwindow = \"off\"", "2:10 drain.window: \"off\" is not a duration"),
             ("[admin]\nhosts = []", "1:1 admin.address: is missing"),

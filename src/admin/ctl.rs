@@ -291,7 +291,7 @@ mod tests {
             assert_eq!(show_age(seconds), expected, "{seconds}");
         }
         for (count, expected) in
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 40, "1.0 TiB"), (1 << 52, "4096.0 TiB")]
+            [(0_u64, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 40, "1.0 TiB"), (1 << 52, "4096.0 TiB")]
         {
             assert_eq!(bytes(&json!(count)), expected);
         }

@@ -182,7 +182,8 @@ pub(super) static LISTENER: Table = Table {
             "true or false",
             Default("false"),
             "Lets another process of the same user listen at this address, too (SO_REUSEPORT): the next version of this \
-             gateway, which takes over. Sockets that systemd hands over need it not.",
+             gateway, which takes over. Sockets that systemd hands over need it not. Counts when the listener is opened, not \
+             at a reload.",
         ),
         Key {
             name: "tls",

@@ -30,7 +30,7 @@ use crate::relay::Cause;
 use crate::socket::Sources;
 use balance::{Candidate, Rule, choose, hash};
 use health::Hindrance;
-use health::watch::{Ends, watch};
+use health::watch::watch;
 use kept::Kept;
 use member::{Member, ServerStatus, State, Vitals};
 use tries::Budget;
@@ -60,6 +60,8 @@ pub struct Pool {
     _end: DropGuard,
     /// The checks of the pool that this one renews.
     checks_before: Option<CancellationToken>,
+    /// How sessions are drained; `None` before the pool is in service.
+    drain_rules: Mutex<Option<model::Drain>>,
 }
 
 #[derive(Debug, Default)]
@@ -168,18 +170,22 @@ impl Pool {
         let sources = Sources::new(&upstream.source_addresses);
         let (set, changed, checks) = (Mutex::new(set), Arc::default(), CancellationToken::new());
         let _end = checks.clone().drop_guard();
-        Pool { upstream, tls, sources, set, size, budget, changed, checks, _end, checks_before }
+        let drain_rules = Mutex::default();
+        Pool { upstream, tls, sources, set, size, budget, changed, checks, _end, checks_before, drain_rules }
     }
 
     /// Begins to check the servers, until the gateway stops; the checks of the pool that this one renews end. To be called
-    /// once, when the pool is in service.
+    /// whenever a configuration that has this pool is put into service.
     pub fn start(self: &Arc<Self>, drain: &Drain, rules: &model::Drain) {
+        let first = self.drain_rules.lock().unwrap_or_else(PoisonError::into_inner).replace(rules.clone()).is_none();
+        if !first {
+            return;
+        }
         if let Some(before) = &self.checks_before {
             before.cancel();
         }
         let (checks, drain) = (self.checks.clone(), drain.clone());
-        let ends = Ends { drain: drain.clone(), rules: rules.clone() };
-        let watching = watch(Arc::downgrade(self), ends);
+        let watching = watch(Arc::downgrade(self), drain.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = drain.begun() => {}
@@ -229,6 +235,11 @@ impl Pool {
             return Some(cause(upstream.on_unhealthy));
         }
         None
+    }
+
+    fn drain_rules(&self) -> model::Drain {
+        let rules = self.drain_rules.lock().unwrap_or_else(PoisonError::into_inner);
+        rules.clone().expect("set before anybody watches")
     }
 
     fn leaving(&self) -> Vec<Arc<Member>> {

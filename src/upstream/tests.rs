@@ -275,8 +275,9 @@ async fn checks_begin_and_end_with_the_pool() {
     let stop = Drain::new(0);
     stopped.start(&stop, &drain_rules());
     assert!(is_checked(&one).await);
+    stopped.start(&stop, &drain_rules());
     stop.stop(&drain_rules()).await;
-    assert!(!is_checked(&one).await, "the gateway stops");
+    assert!(!is_checked(&one).await, "the gateway stops, and a second start was none");
     drop(again);
     assert!(!is_checked(&two).await, "the pool is gone");
 }
