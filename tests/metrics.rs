@@ -290,15 +290,20 @@ fn the_dashboard_asks_for_what_there_is() {
     for variable in dashboard["templating"]["list"].as_array().expect("variables") {
         expressions.extend(variable["query"].as_str().map(str::to_owned));
     }
-    let gateway = start(&format!("{ROUTE}http = true\n"), echo(), "");
+    // Each of what is counted happens once: a family without a series is not written.
+    let (plain, _) = support::upstream::answering(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let routes = format!("{ROUTE}[[route]]\npath = \"/plain\"\nupstream = \"plain\"\nhttp = true\n");
+    let gateway = start(&routes, echo(), &format!("[upstream.plain]\nservers = [\"ws://{plain}\"]"));
     let mut peer = Peer::open(gateway.address(), "/");
     peer.write(&masked(8, &close_payload(1000, "")));
     peer.rest();
-    let _ = support::http::ask(gateway.address(), b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    for (path, expected) in [("/plain", 200), ("/", 426)] {
+        let text = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        assert_eq!(support::http::ask(gateway.address(), text.as_bytes()).status(), expected);
+    }
     let found = wait_for(&gateway, "tidegate_sessions_ended_total", &[], 1.0);
     let samples: std::collections::BTreeSet<&str> =
         found.0.values().flat_map(|family| &family.samples).map(|(name, ..)| name.as_str()).collect();
-    // Families that have no series in this run, and still exist.
     let families: std::collections::BTreeSet<&str> = found.0.keys().map(String::as_str).collect();
     let mut named = 0;
     for expression in &expressions {
