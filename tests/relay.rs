@@ -1035,7 +1035,8 @@ async fn a_peer_that_closes_while_messages_are_waited_for_is_the_cause() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_cut_leaves_its_record_at_once() {
-    let cases: [(&str, &dyn Fn(&Relay), Cause); 4] = [
+    type Begin<'a> = &'a dyn Fn(&Relay);
+    let cases: [(&str, Begin<'_>, Cause); 4] = [
         ("idle", &|_| {}, Cause::Drain),
         ("ordered", &|relay| relay.registry.end_all(patient()), Cause::Drain),
         ("in the midst of a message", &|relay| relay.client.send(&masked(TEXT, b"hello")[..8]), Cause::Drain),
