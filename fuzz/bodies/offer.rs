@@ -64,7 +64,7 @@ pub fn run(data: &[u8]) {
                     let own = if route.name == "moved" { "new.test".to_owned() } else { asked_host(&came, &visitor) };
                     assert_eq!(host, own, "{location:?} leads elsewhere");
                 }
-                Decision::Page(..) | Decision::Respond(..) => {}
+                Decision::Page(..) | Decision::Respond(..) | Decision::File(..) => {}
             }
         }
     }

@@ -347,7 +347,12 @@ async fn step(
             let [cause, wait]: [u8; 2] = source.arbitrary()?;
             let causes = [Cause::Drain, Cause::RouteRemoved, Cause::Overloaded, Cause::AccessRevoked];
             let cause = causes[usize::from(cause % 4)];
-            gateway.registry.end_all(Order { cause, retry_after: wait / 16, patience: u16::from(wait % 16) });
+            gateway.registry.end_all(Order {
+                cause,
+                retry_after: wait / 16,
+                patience: Duration::from_secs(u64::from(wait % 16)),
+                cut: false,
+            });
             gateway.ordered = true;
         }
     }

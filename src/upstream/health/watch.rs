@@ -8,47 +8,39 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::probe::probe;
-use crate::config::model::{self, Active, Fate};
+use crate::config::model::{Active, Fate};
 use crate::drain::Drain;
 use crate::observe::log;
 use crate::relay::Cause;
-use crate::relay::registry::{Order, Selector};
+use crate::relay::registry::Selector;
 use crate::upstream::member::{Member, State};
 use crate::upstream::{Pool, cause};
 
 /// The first check of a server comes within this time, or its interval when that is shorter: soon, and not all at once.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How sessions end whose server is not to have any.
-#[derive(Debug, Clone)]
-pub struct Ends {
-    pub drain: Drain,
-    pub rules: model::Drain,
-}
-
-impl Ends {
-    fn end(&self, member: &Member, fate: Fate, cause: Cause) {
-        let selector = Selector { member: Some(member.id()), ..Selector::default() };
-        match fate {
-            Fate::Keep => {}
-            Fate::Drain => {
-                let patience = self.rules.grace.as_secs().try_into().unwrap_or(u16::MAX);
-                self.drain.sessions().end_where(&selector, Order { patience, ..cause.into() });
-            }
-            Fate::Close => _ = self.drain.sessions().end_where(&selector, cause),
+/// Ends the sessions of a server that is not to have any.
+fn end(pool: &Pool, member: &Member, drain: &Drain, fate: Fate, cause: Cause) {
+    let selector = Selector { member: Some(member.id()), ..Selector::default() };
+    match fate {
+        Fate::Keep => {}
+        Fate::Drain => {
+            let (drain, rules) = (drain.clone(), pool.drain_rules());
+            tokio::spawn(async move { drain.close(&selector, cause, &rules).await });
         }
+        Fate::Close => _ = drain.sessions().end_where(&selector, cause),
     }
 }
 
 /// Has every server of a pool checked, those too that come later, and ends sessions of those that go.
-pub async fn watch(pool: Weak<Pool>, ends: Ends) {
+pub async fn watch(pool: Weak<Pool>, drain: Drain) {
     let mut checks: Vec<(Arc<Member>, AbortOnDropHandle<()>)> = Vec::new();
     loop {
         let changed = {
             let Some(pool) = pool.upgrade() else { return };
             for member in pool.leaving() {
                 if !member.vitals.gone.swap(true, Ordering::SeqCst) {
-                    ends.end(&member, pool.upstream.on_removed, Cause::Drain);
+                    end(&pool, &member, &drain, pool.upstream.on_removed, Cause::Drain);
                 }
             }
             let members = pool.members();
@@ -58,7 +50,7 @@ pub async fn watch(pool: Weak<Pool>, ends: Ends) {
                 Some(rules) => {
                     for member in members {
                         if !checks.iter().any(|(checked, _)| Arc::ptr_eq(&member, checked)) {
-                            let task = check(Arc::downgrade(&pool), member.clone(), rules.clone(), ends.clone());
+                            let task = check(Arc::downgrade(&pool), member.clone(), rules.clone(), drain.clone());
                             checks.push((member, AbortOnDropHandle::new(tokio::spawn(task))));
                         }
                     }
@@ -77,7 +69,7 @@ fn unchecked(members: &[Arc<Member>]) {
 }
 
 /// Checks a server again and again.
-async fn check(pool: Weak<Pool>, member: Arc<Member>, rules: Active, ends: Ends) {
+async fn check(pool: Weak<Pool>, member: Arc<Member>, rules: Active, drain: Drain) {
     sleep(rules.interval.min(SOON).mul_f64(rand::random())).await;
     loop {
         let Some(pool) = pool.upgrade() else { return };
@@ -86,7 +78,7 @@ async fn check(pool: Weak<Pool>, member: Arc<Member>, rules: Active, ends: Ends)
             let failure = probe(&pool, &member, &rules).await.err().map(|error| log::chain(&error));
             if checked(&member, &rules, failure) == Some(false) {
                 let fate = pool.upstream.on_unhealthy;
-                ends.end(&member, fate, cause(fate));
+                end(&pool, &member, &drain, fate, cause(fate));
             }
         }
         drop(pool);
