@@ -57,7 +57,7 @@ pub fn run(data: &[u8]) {
                     assert!(!headers.contains_key("content-length") && !headers.contains_key("upgrade"));
                 }
                 Decision::Redirect(route, location, _) => {
-                    let location = location.to_str().expect("ASCII");
+                    let location = location.to_str().expect("a URI is ASCII");
                     let to: Uri = location.parse().unwrap_or_else(|error| panic!("{location:?}: {error}"));
                     assert_eq!(to.scheme_str(), Some("https"));
                     let host = to.host().unwrap_or_default();

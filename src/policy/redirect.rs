@@ -30,9 +30,18 @@ pub fn location(to: &Location, host: &Host, uri: &Uri) -> Result<HeaderValue, Re
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         // `http` leaves the slash out of a target like `http://host?query`.
         text += if target.starts_with('/') { "" } else { "/" };
-        text += target;
+        append_ascii(&mut text, target);
     }
     HeaderValue::try_from(text).map_err(|_| Refusal::TargetMalformed)
+}
+
+/// A URI is ASCII (RFC 3986 section 2), but some clients send letters beyond it as they are.
+fn append_ascii(text: &mut String, target: &str) {
+    for part in target.split_inclusive(|c: char| !c.is_ascii()) {
+        let plain = part.trim_end_matches(|c: char| !c.is_ascii());
+        text.push_str(plain);
+        text.extend(part[plain.len()..].bytes().map(|byte| format!("%{byte:02X}")));
+    }
 }
 
 #[cfg(test)]
@@ -53,6 +62,7 @@ mod tests {
             ("https, the root", https(), "A.test.", "/", "https://a.test/"),
             ("https, IPv6", https(), "[::1]:80", "/x", "https://[::1]/x"),
             ("byte for byte", https(), "a.test", "//evil.test/%7e?//", "https://a.test//evil.test/%7e?//"),
+            ("a letter beyond ASCII", https(), "a.test", "/é/x?éé", "https://a.test/%C3%A9/x?%C3%A9%C3%A9"),
             ("absolute form", https(), "a.test", "http://a.test/x?y", "https://a.test/x?y"),
             ("absolute form without a path", https(), "a.test", "http://a.test?y", "https://a.test/?y"),
             ("a port", to("https://", true, ":8443", true), "a.test", "/x", "https://a.test:8443/x"),
