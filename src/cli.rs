@@ -17,10 +17,10 @@ use clap_complete::Shell;
 use ctl::CtlArgs;
 use tidegate::config::diff::{self, Diff};
 use tidegate::config::model::Log;
-use tidegate::config::{self, Inspect, Loaded, Problems};
+use tidegate::config::{self, Inspect, Loaded, Problem, Problems};
 use tidegate::explain::{Question, Verdict};
 use tidegate::gateway::inspect::inspect;
-use tidegate::{backend, gateway, listen, observe};
+use tidegate::{backend, gateway, listen, machine, observe};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -198,6 +198,7 @@ fn run(args: &ConfigArg) -> Result<(), Failure> {
     let loaded = load(args)?;
     print_warnings(&loaded);
     observe::log::init(&loaded.config.log)?;
+    machine::prepare(&loaded.config);
     let runtime = match loaded.config.runtime.workers.map_or_else(available_parallelism, Ok)?.get() {
         // Nobody to steal from: the plain scheduler costs less.
         1 => Builder::new_current_thread(),
@@ -223,6 +224,7 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     }
     let loaded = load(&args.config)?;
     print_warnings(&loaded);
+    machine::warnings(&loaded).iter().for_each(print_warning);
     let file = loaded.source.file().display();
     print(&format!("{file} is right\n\n{}", config::show::summary(&loaded.config)))
 }
@@ -323,9 +325,11 @@ fn load_with(args: &ConfigArg, inspect: &Inspect<'_>) -> Result<Loaded, Problems
 }
 
 fn print_warnings(loaded: &Loaded) {
-    for warning in &loaded.warnings {
-        eprintln!("warning: {warning}\n");
-    }
+    loaded.warnings.iter().for_each(print_warning);
+}
+
+fn print_warning(warning: &Problem) {
+    eprintln!("warning: {warning}\n");
 }
 
 /// To standard output; a reader that has seen enough (`| head`) is no failure.

@@ -35,6 +35,7 @@ use crate::listen::tls::TlsError;
 use crate::live::{Current, Door, Live};
 use crate::notify;
 use crate::observe::{log, progress};
+use crate::upstream::resolve;
 use build::Built;
 use reload::Running;
 
@@ -210,10 +211,12 @@ impl Gateway {
         for server in servers {
             tokio::spawn(server);
         }
-        let Built { live, sockets, .. } = built;
+        let Built { mut live, sockets, .. } = built;
+        live.names = resolve::keep(&live.config.dns, live.pools.values()).await;
         let current = Current::new(live);
         serve_all(sockets, &current);
-        current.load().pools.values().for_each(|pool| pool.start(&current.load().drain, &current.load().config.drain));
+        let live = current.load();
+        live.pools().for_each(|pool| pool.start(&live.drain, &live.config.drain));
         let gateway = Arc::new(Gateway {
             current: current.clone(),
             running: Mutex::new(Running::new(loaded)),

@@ -21,6 +21,7 @@ use crate::listen::tls::Served;
 use crate::observe::metrics::Metrics;
 use crate::policy::client::Identities;
 use crate::upstream::Pool;
+use crate::upstream::resolve::Names;
 use crate::upstream::tls::Trusted;
 
 /// The configuration in service, whichever that is.
@@ -39,6 +40,8 @@ pub struct Live {
     pub doors: Vec<Arc<Door>>,
     /// Every upstream of `config`, by name.
     pub pools: HashMap<String, Arc<Pool>>,
+    /// Keeps the pools' members at where their names lead.
+    pub names: Names,
     /// What the upstreams with TLS run on, by name.
     pub trusted: HashMap<String, Arc<Trusted>>,
 }

@@ -435,3 +435,36 @@ fn a_thousand_messages_of_a_client_pass_an_echo_in_their_time() {
     // Slow machines have their time; earlier than the rate allows it can never be.
     within(began.elapsed(), millis(8500), seconds(20));
 }
+
+// ---- Other terms ----
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_nothing_wakes_takes_other_terms_each_time() {
+    let (route, registry) = (route(rules(), messages_of_session(1, seconds(3600))), Arc::default());
+    let relay = Relay::of_client(&route, 1, &registry);
+    let changed = |rules: RelayRules, rates: RouteRates| {
+        route.put(Arc::new(route.current().renew(rules, rates, 1000)));
+        registry.renew(|_| true);
+    };
+    for round in 0..4 {
+        let (texts, bytes) = numbered(2);
+        relay.client.send(&bytes);
+        sleep(millis(10)).await;
+        assert_eq!(self::texts(&relay.upstream), texts[..1], "round {round}: the second waits");
+        changed(
+            RelayRules { slow_timeout: Some(seconds(60 + round)), ..rules() },
+            messages_of_session(1, seconds(3600)),
+        );
+        sleep(millis(10)).await;
+        assert!(self::texts(&relay.upstream).is_empty(), "round {round}: other rules, the same rate");
+        changed(rules(), messages_of_session(1, seconds(60 + round)));
+        sleep(millis(10)).await;
+        assert_eq!(self::texts(&relay.upstream), texts[1..], "round {round}: another rate, and full purses");
+        changed(rules(), RouteRates::default());
+        changed(rules(), messages_of_session(1, seconds(3600)));
+        sleep(millis(10)).await;
+    }
+    changed(RelayRules { idle_timeout: Some(millis(5)), ..rules() }, RouteRates::default());
+    sleep(millis(10)).await;
+    assert!(relay.session.is_finished() || relay.client.frames().iter().any(|frame| frame.opcode == CLOSE));
+}

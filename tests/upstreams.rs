@@ -127,7 +127,7 @@ fn answers(text: &'static str) -> (SocketAddr, Seen) {
 #[test]
 fn a_handshake_that_fails_is_tried_with_another() {
     let rows: [(&str, (SocketAddr, Seen), &str); 7] = [
-        ("nobody listens", (closed(), Seen::default()), "connecting failed"),
+        ("nobody listens", (closed(), Seen::default()), "Connection refused"),
         ("closes at once", (serve(drop), Seen::default()), "ended the connection"),
         ("says nothing", answers(""), "handshake_timeout"),
         ("no HTTP", answers("SSH-2.0\r\n\r\n"), "not HTTP/1.1"),

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use super::Inspect;
 use super::model::{
-    AccessLog, Admin, Backend, BackendKind, ClientBy, Config, Drain, Listener, ListenerAddress, Log, LogFormat,
+    AccessLog, Admin, Backend, BackendKind, ClientBy, Config, Dns, Drain, Listener, ListenerAddress, Log, LogFormat,
     LogLevel, Position, Reload, Runtime, ServerAddress, TraceParent, Upstream,
 };
 use super::problem::{Problem, Problems, Source};
@@ -76,6 +76,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
         })
         .collect();
     let routes = some_of(&mut root, "route", |table| route(table, &upstreams, source, limits.as_ref()));
+    let dns = root.table("dns").and_then(dns);
     let log = root.table("log").and_then(|table| log(table, source));
     let drain = root.table("drain").and_then(drain);
     let reload = root.table("reload").and_then(reload);
@@ -96,6 +97,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
         listeners: values(listeners)?,
         routes: named(routes)?,
         upstreams: upstreams.into_iter().map(|(name, (_, upstream))| Some((name, upstream?))).collect::<Option<_>>()?,
+        dns: dns?,
         backends: values(backends)?,
         log: log?,
         drain: drain?,
@@ -173,6 +175,21 @@ fn backend(mut table: Reader<'_, '_>) -> Bound<Backend> {
     };
     let address = listen.map(|(address, at)| (ListenerAddress::Tcp(address), at));
     Bound { address, key, value: build() }
+}
+
+fn dns(mut table: Reader<'_, '_>) -> Option<Dns> {
+    let max_at = table.written("ttl_max");
+    let servers = table.list("servers", string(value::name_server));
+    let ttl_min = table.value("ttl_min", string(value::duration));
+    let ttl_max = table.value("ttl_max", string(value::duration));
+    if let (Some(at), Some(min), Some(max)) = (max_at, ttl_min, ttl_max)
+        && max < min
+    {
+        table.wrong(at, "ttl_max", Wrong::new("less than `ttl_min`").help("write at least as much"));
+    }
+    table.finish();
+    // Left out, it gives way to a longer `ttl_min`.
+    Some(Dns { servers: all(servers?)?, ttl_min: ttl_min?, ttl_max: ttl_max?.max(ttl_min?) })
 }
 
 fn log(mut table: Reader<'_, '_>, source: &Source) -> Option<Log> {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -27,6 +27,7 @@ pub struct Config {
     /// In the order of the file; which one serves a request is decided by [`crate::policy::route`].
     pub routes: Vec<Arc<Route>>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub dns: Dns,
     pub backends: Vec<Backend>,
     pub log: Log,
     pub drain: Drain,
@@ -75,6 +76,8 @@ pub struct Runtime {
 pub struct Limits {
     /// WebSocket sessions open at once.
     pub sessions: usize,
+    /// Where that stands; the default position where it is left out.
+    pub sessions_at: Position,
     /// TCP connections open at once, those that have not finished their handshake included.
     pub connections: usize,
     /// Connections that have not finished their handshake (TLS, PROXY header, request head). `None` is `"off"`.
@@ -566,6 +569,8 @@ pub struct Upstream {
     pub keepalive: usize,
     /// For so long.
     pub keepalive_timeout: Duration,
+    /// Local addresses of connections to its servers; with none the system chooses.
+    pub source_addresses: Vec<IpAddr>,
     pub tls: UpstreamTls,
 }
 
@@ -655,6 +660,16 @@ pub struct Server {
     pub backup: bool,
 }
 
+impl Server {
+    /// Its address where that is a number; `None` for names and Unix sockets.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match &self.address {
+            ServerAddress::Tcp { host, .. } => host.parse().ok(),
+            ServerAddress::Unix(_) => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ServerAddress {
     /// Host without brackets: a name or an address.
@@ -674,6 +689,16 @@ pub struct UpstreamTls {
     pub server_name: Option<String>,
     /// Our own certificate.
     pub client: Option<CertificateFiles>,
+}
+
+/// `[dns]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// With none those of the system are asked.
+    pub servers: Vec<SocketAddr>,
+    /// The least and the longest time that an answer is used for.
+    pub ttl_min: Duration,
+    pub ttl_max: Duration,
 }
 
 /// `[[backend]]`: an embedded server on a loopback port.

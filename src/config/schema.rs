@@ -101,6 +101,7 @@ pub(super) static ROOT: Table = Table {
         section("listener", Holds::Tables(&LISTENER), Default("[]")),
         section("route", Holds::Tables(&ROUTE), Default("[]")),
         section("upstream", Holds::Named(&UPSTREAM), Default("{}")),
+        section("dns", Holds::Table(&DNS), Default("{}")),
         section("backend", Holds::Tables(&BACKEND), Default("[]")),
         section("log", Holds::Table(&LOG), Default("{}")),
         section("drain", Holds::Table(&DRAIN), Default("{}")),
@@ -674,6 +675,13 @@ pub(super) static UPSTREAM: Table = Table {
             OFF,
             "Sessions open at once with one server. One that has them all is passed over.",
         ),
+        key(
+            "source_addresses",
+            "list of IP addresses",
+            Default("[]"),
+            "The local addresses of connections to servers, taken in turn: each has all local ports towards each server, \
+             some 28,000 with Linux' defaults. None: the system chooses one.",
+        ),
         Key {
             name: "tls",
             kind: "table",
@@ -827,6 +835,28 @@ pub(super) static UPSTREAM_TLS: Table = Table {
             "Our own certificate, shown when asked for.",
         ),
         key("key", FILE, Nothing("\"certs/gateway.key\"", "none"), "Its private key."),
+    ],
+    later: &[],
+};
+
+pub(super) static DNS: Table = Table {
+    title: "[dns]",
+    doc: "How names of servers become addresses. A name that stands in the hosts file has the addresses that stand there.",
+    keys: &[
+        key(
+            "servers",
+            "list of IP addresses, with or without port",
+            Default("[]"),
+            "The name servers to ask: \"10.0.0.53\", \"[fd00::53]:5353\". None: those of the system, with its search \
+             domains (resolv.conf), and where they know nothing, the system's other sources (nsswitch.conf).",
+        ),
+        key(
+            "ttl_min",
+            DURATION,
+            Default("\"1s\""),
+            "An answer is used for its time to live, and not for less than this.",
+        ),
+        key("ttl_max", DURATION, Default("\"5m\""), "Nor for more than this. Not less than `ttl_min`."),
     ],
     later: &[],
 };

@@ -318,6 +318,36 @@ pub(super) fn socket_address(text: &str) -> Parsed<SocketAddr> {
     })
 }
 
+/// A local address to connect from.
+pub(super) fn source_address(text: &str) -> Parsed<IpAddr> {
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return Err(Wrong::new(format!("{text:?} is not an IP address")).help("like \"10.0.0.2\" or \"fd00::2\""));
+    };
+    let address = address.to_canonical();
+    let no_host = match address {
+        IpAddr::V4(address) => address.is_broadcast(),
+        // It would need a zone, which differs from machine to machine.
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    if no_host || address.is_unspecified() || address.is_multicast() {
+        return Err(Wrong::new(format!("nothing can be sent from {address}")).help("write an address of this machine"));
+    }
+    Ok(address)
+}
+
+/// A name server, on the port of DNS where none is written.
+pub(super) fn name_server(text: &str) -> Parsed<SocketAddr> {
+    const PORT: u16 = 53;
+    let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
+    match address.or_else(|_| text.parse()) {
+        Ok(address) if address.port() > 0 && !address.ip().is_unspecified() => Ok(address),
+        _ => {
+            let wrong = Wrong::new(format!("{text:?} is not the address of a name server"));
+            Err(wrong.help("like \"10.0.0.53\", \"10.0.0.53:5353\" or \"[fd00::53]:5353\""))
+        }
+    }
+}
+
 /// A network, or one address.
 pub(super) fn network(text: &str) -> Parsed<IpNet> {
     let address = |text: &str| IpAddr::from_str(text).map(IpNet::from);

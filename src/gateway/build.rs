@@ -14,6 +14,7 @@ use crate::limits::Limits;
 use crate::listen::open::Open;
 use crate::live::{Door, Live};
 use crate::upstream::Pool;
+use crate::upstream::resolve::Names;
 use crate::upstream::tls::Trusted;
 
 /// What is ready to be put into service.
@@ -38,7 +39,7 @@ impl Built {
         let trusted = trusted(before, &config)?;
         let pools = pools(before, &config, diff, &trusted);
         let (doors, sockets) = doors(before, &config, &limits, &drain)?;
-        let live = Live { config, limits, drain, keyrings, identities, doors, pools, trusted };
+        let live = Live { config, limits, drain, keyrings, identities, doors, pools, names: Names::default(), trusted };
         Ok(Built { live, sockets, reread })
     }
 }

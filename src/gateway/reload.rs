@@ -19,6 +19,7 @@ use crate::notify;
 use crate::observe::log;
 use crate::relay::Cause;
 use crate::relay::registry::Selector;
+use crate::upstream::resolve;
 
 /// What runs, as it was loaded.
 #[derive(Debug)]
@@ -136,7 +137,8 @@ impl Gateway {
         };
         let (stamps, prepared) = tokio::task::spawn_blocking(prepare).await.map_err(|_| ReloadError::Panicked)?;
         running.stamps = stamps;
-        let (new, built, diff, restart) = prepared?;
+        let (new, mut built, diff, restart) = prepared?;
+        built.live.names = resolve::keep(&built.live.config.dns, built.live.pools.values()).await;
         // Looked at again: what was opened meanwhile would never be closed.
         if before.drain.has_begun() {
             return Err(ReloadError::Stopping);

@@ -264,15 +264,15 @@ async fn websocket(
         leaves: marks.leaves,
     };
     let entry = sessions.enter(about);
-    // Read when it is on the list: whoever ends the sessions of a server finds this one, or is seen here.
-    if let Some(cause) = pool.ends(&member) {
-        entry.living().end(cause);
-    }
     // Looked at behind the entry: who removes a route tells those that he finds there, and this one sees it here.
     if limits.standing().is_removed() {
         return Err(Refusal::NoRoute.into());
     }
     let account = Account::new(limits.standing().clone(), keys);
+    // Read when it is on the list: whoever ends the sessions of a server finds this one, or is seen here.
+    if let Some(cause) = pool.ends(&member) {
+        entry.living().end(cause);
+    }
     let deflate = agreement.deflate;
     let agreed = Agreed { upstream: opened, deflate, account, permits, server_permit, entry };
     // The extensions of the upstream's head carry the spelling of its field names to the client.

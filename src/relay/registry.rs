@@ -326,6 +326,15 @@ impl Entry {
         self.living.waker.register(waker);
     }
 
+    /// Lets `waker` be woken again where it was, for something that does not end this session. To be called before these are
+    /// asked for: what comes behind it wakes again.
+    pub fn watch_again(&self, waker: &Waker) {
+        let Living { make_room, renew, .. } = &*self.living;
+        if make_room.load(Ordering::Relaxed) || renew.load(Ordering::Relaxed) {
+            self.watch(waker);
+        }
+    }
+
     /// What this session was told by somebody else.
     pub fn ordered(&self) -> Option<Order> {
         self.living.ordered()

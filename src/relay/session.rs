@@ -164,6 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.waker.clone_from(cx.waker());
             self.entry.watch(&self.waker);
         }
+        self.entry.watch_again(&self.waker);
         if let Some(order) = self.entry.ordered() {
             self.end(order.cause, Side::Gateway, Detail::None, now);
         }

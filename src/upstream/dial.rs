@@ -20,13 +20,13 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::member::Member;
-use super::{Pool, tls};
+use super::{Pool, resolve, tls};
 use crate::config::model::ServerAddress;
 use crate::proto::refusal::Refusal;
 use crate::relay::Stream;
 use crate::relay::ahead::Ahead;
 use crate::relay::session::Opened;
-use crate::socket;
+use crate::socket::{self, ConnectError};
 
 /// How long the body of a refusal may take to reach the client.
 const REFUSAL_BODY: Duration = Duration::from_secs(30);
@@ -47,8 +47,12 @@ pub enum Answer {
 pub enum DialError {
     #[error("its name cannot be resolved")]
     Resolve(#[source] io::Error),
+    #[error("its name has not been resolved yet; the log says why")]
+    Unresolved,
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("connecting failed")]
-    Connect(#[source] io::Error),
+    ConnectUnix(#[source] io::Error),
     #[error("connecting took longer than connect_timeout")]
     ConnectTimeout,
     #[error("the TLS handshake failed")]
@@ -71,8 +75,8 @@ impl DialError {
     /// One word for metrics.
     pub fn label(&self) -> &'static str {
         match self {
-            DialError::Resolve(_) => "not_resolved",
-            DialError::Connect(_) => "not_connected",
+            DialError::Resolve(_) | DialError::Unresolved => "not_resolved",
+            DialError::Connect(_) | DialError::ConnectUnix(_) => "not_connected",
             DialError::ConnectTimeout => "connect_timeout",
             DialError::Tls(_) | DialError::ServerName => "tls_failed",
             DialError::HandshakeTimeout | DialError::AnswerTimeout => "answer_timeout",
@@ -83,14 +87,20 @@ impl DialError {
     /// What the client is told.
     pub fn refusal(&self) -> Refusal {
         match self {
-            DialError::Resolve(_) => Refusal::UpstreamResolve,
-            DialError::Connect(_) => Refusal::UpstreamUnreachable,
+            DialError::Resolve(_) | DialError::Unresolved => Refusal::UpstreamResolve,
+            DialError::Connect(_) | DialError::ConnectUnix(_) => Refusal::UpstreamUnreachable,
             DialError::ConnectTimeout => Refusal::UpstreamConnectTimeout,
             DialError::Tls(_) | DialError::ServerName => Refusal::UpstreamTls,
             DialError::HandshakeTimeout => Refusal::UpstreamHandshakeTimeout,
             DialError::AnswerTimeout => Refusal::UpstreamAnswerTimeout,
             DialError::Http(_) | DialError::Switched | DialError::Closed => Refusal::UpstreamBadAnswer,
         }
+    }
+
+    /// Whether it says something of the server, and not only that we had no descriptor left: that strikes all servers
+    /// alike, and is over sooner than their time aside.
+    pub(super) fn blames_server(&self) -> bool {
+        !matches!(self, DialError::Connect(ConnectError::Socket(_)))
     }
 }
 
@@ -109,7 +119,7 @@ pub async fn dial(pool: &Pool, member: &Member, request: Request<Empty<Bytes>>) 
 
 async fn connect_in_time(pool: &Pool, member: &Member) -> Result<Stream, DialError> {
     let deadline = Instant::now() + pool.upstream.connect_timeout;
-    timeout_at(deadline, connect(member)).await.unwrap_or(Err(DialError::ConnectTimeout))
+    timeout_at(deadline, connect(pool, member)).await.unwrap_or(Err(DialError::ConnectTimeout))
 }
 
 /// A connection for plain HTTP: TCP within `connect_timeout`, TLS within `handshake_timeout`.
@@ -122,23 +132,24 @@ pub(super) async fn open(pool: &Pool, member: &Member) -> Result<Stream, DialErr
     timeout_at(deadline, secure(pool, member, stream)).await.unwrap_or(Err(DialError::HandshakeTimeout))
 }
 
-async fn connect(member: &Member) -> Result<Stream, DialError> {
+async fn connect(pool: &Pool, member: &Member) -> Result<Stream, DialError> {
     if let Some(address) = member.address {
-        return socket::connect(address).await.map(Stream::Tcp).map_err(DialError::Connect);
+        return Ok(Stream::Tcp(socket::connect(address, &pool.sources).await?));
     }
     match &member.server.address {
+        ServerAddress::Tcp { host, .. } if resolve::is_name(host) => Err(DialError::Unresolved),
         ServerAddress::Tcp { host, port } => {
             let addresses = lookup_host((host.as_str(), *port)).await.map_err(DialError::Resolve)?;
             let mut failure = DialError::Resolve(io::ErrorKind::NotFound.into());
             for address in addresses {
-                match socket::connect(address).await {
+                match socket::connect(address, &pool.sources).await {
                     Ok(stream) => return Ok(Stream::Tcp(stream)),
-                    Err(error) => failure = DialError::Connect(error),
+                    Err(error) => failure = error.into(),
                 }
             }
             Err(failure)
         }
-        ServerAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix).map_err(DialError::Connect),
+        ServerAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix).map_err(DialError::ConnectUnix),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::limits::Gauge;
 #[derive(Debug)]
 pub struct Member {
     pub server: Server,
-    /// Where its name leads; `None`: the name is resolved at each connection, or is none.
+    /// Where its name leads; `None`: it is none, or nobody knows yet.
     pub address: Option<SocketAddr>,
     /// What it is called in a hash.
     pub(super) name: u64,

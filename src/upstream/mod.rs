@@ -6,6 +6,7 @@ pub mod dial;
 mod health;
 pub mod kept;
 pub mod member;
+pub mod resolve;
 pub mod tls;
 pub mod tries;
 
@@ -26,6 +27,7 @@ use crate::limits::Permit;
 use crate::policy::client::{self, Client, ClientKey};
 use crate::proto::refusal::Refusal;
 use crate::relay::Cause;
+use crate::socket::Sources;
 use balance::{Candidate, Rule, choose, hash};
 use health::Hindrance;
 use health::watch::watch;
@@ -43,6 +45,7 @@ pub struct Pool {
     pub upstream: Arc<Upstream>,
     /// Set when one of the servers speaks TLS.
     tls: Option<Arc<ClientConfig>>,
+    sources: Sources,
     /// Held from the look at loads and health until the place is taken, so that of many handshakes at once each sees the
     /// others.
     set: Mutex<Set>,
@@ -76,6 +79,14 @@ impl Set {
     /// A member of that name and address, be it on its way out.
     fn find(&self, server: &str, address: Option<SocketAddr>) -> Option<&Arc<Member>> {
         self.members.iter().chain(&self.leaving).find(|member| member.has_key(server, address))
+    }
+
+    /// What is wanted of all addresses of a server, and so of one that comes to them.
+    fn by_hand(&self, server: &str) -> State {
+        let of_server = self.members.iter().filter(|member| member.server.text == server);
+        let mut states = of_server.map(|member| member.vitals.health().by_hand());
+        let first = states.next().unwrap_or_default();
+        if states.all(|state| state == first) { first } else { State::Up }
     }
 
     /// Puts `members` in the place of those that were. Who stays keeps its credit.
@@ -164,10 +175,11 @@ impl Pool {
     ) -> Self {
         let size = AtomicUsize::new(members.len());
         set.replace(members);
+        let sources = Sources::new(&upstream.source_addresses);
         let (set, changed, checks) = (Mutex::new(set), Arc::default(), CancellationToken::new());
         let _end = checks.clone().drop_guard();
         let drain_rules = Mutex::default();
-        Pool { upstream, tls, set, size, budget, changed, checks, _end, checks_before, drain_rules }
+        Pool { upstream, tls, sources, set, size, budget, changed, checks, _end, checks_before, drain_rules }
     }
 
     /// Begins to check the servers, until the gateway stops; the checks of the pool that this one renews end. To be called
@@ -201,15 +213,17 @@ impl Pool {
         if addresses.is_empty() {
             return;
         }
+        // Before the gateway serves, all begin together.
+        let joins = self.checks_before.is_some() || self.drain_rules().is_some();
         let mut set = self.set();
-        let member = |address: &SocketAddr| match set.find(server, Some(*address)) {
-            Some(member) => member.clone(),
-            None => Arc::new(Member::new(
-                configured,
-                Some(*address),
-                Arc::new(kept(&self.upstream)),
-                Vitals::new(&self.upstream, true),
-            )),
+        let by_hand = set.by_hand(server);
+        let member = |address: &SocketAddr| {
+            if let Some(member) = set.find(server, Some(*address)) {
+                return member.clone();
+            }
+            let vitals = Vitals::new(&self.upstream, joins);
+            vitals.health().set_by_hand(by_hand, Instant::now());
+            Arc::new(Member::new(configured, Some(*address), Arc::new(kept(&self.upstream)), vitals))
         };
         let resolved: Vec<_> = addresses.iter().map(member).collect();
         let first = set.members.iter().position(|member| member.server.text == server).unwrap_or(0);
@@ -233,9 +247,9 @@ impl Pool {
         None
     }
 
-    fn drain_rules(&self) -> model::Drain {
-        let rules = self.drain_rules.lock().unwrap_or_else(PoisonError::into_inner);
-        rules.clone().expect("set before anybody watches")
+    /// `None` before the pool is in service.
+    fn drain_rules(&self) -> Option<model::Drain> {
+        self.drain_rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn leaving(&self) -> Vec<Arc<Member>> {
@@ -244,6 +258,12 @@ impl Pool {
 
     fn members(&self) -> Vec<Arc<Member>> {
         self.set().members.clone()
+    }
+
+    /// Where the name of a server leads, as it was told last.
+    fn addresses(&self, server: &str) -> Vec<SocketAddr> {
+        let set = self.set();
+        set.members.iter().filter(|member| member.server.text == server).filter_map(|member| member.address).collect()
     }
 
     /// Takes a server out, or back, by hand: all its addresses, or one. Returns whether there is such a server.

@@ -105,7 +105,9 @@ pub async fn dial(
             }
             Err(error) => log::chain(error),
         };
-        pool.failed(&chosen.member, &why);
+        if !matches!(&answer, Err(error) if !error.blames_server()) {
+            pool.failed(&chosen.member, &why);
+        }
         match tries.after(&chosen, &why) {
             Some(next) => chosen = next,
             None => return Ok((chosen, answer)),
@@ -155,7 +157,7 @@ pub async fn send(
             Err(Unanswered { error: error @ DialError::AnswerTimeout, .. }) => return Ok((chosen, Err(error))),
             Err(Unanswered { error, unsent }) => {
                 let why = log::chain(&error);
-                if unsent.is_some() {
+                if unsent.is_some() && error.blames_server() {
                     pool.failed(&chosen.member, &why);
                 }
                 (why, unsent.map(|unsent| *unsent).or(copy), Err(error))

@@ -4,7 +4,10 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod admin;
 pub mod client;
+pub mod dns;
+pub mod exposition;
 pub mod gateway;
 pub mod http;
 pub mod servers;

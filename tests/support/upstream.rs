@@ -25,8 +25,16 @@ pub fn serve_tls(config: Arc<rustls::ServerConfig>, script: impl Fn(Peer) + Send
     })
 }
 
+/// The same where the test listens itself.
+pub fn serve_on(listener: TcpListener, script: impl Fn(Peer) + Send + Sync + 'static) -> SocketAddr {
+    run(listener, move |socket| script(Peer::new(socket)))
+}
+
 fn listen(script: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    run(TcpListener::bind("127.0.0.1:0").expect("a port"), script)
+}
+
+fn run(listener: TcpListener, script: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let address = listener.local_addr().expect("an address");
     let script = Arc::new(script);
     thread::spawn(move || {

@@ -8,6 +8,7 @@ use super::count;
 use super::rates::{Rates, rates};
 
 pub(super) fn limits(mut table: Reader<'_, '_>) -> Option<Limits> {
+    let sessions_at = table.written("sessions").unwrap_or_default();
     let sessions = table.value("sessions", count);
     let connections = table.value("connections", count);
     let pending = cap(&mut table, "connections_pending");
@@ -20,6 +21,7 @@ pub(super) fn limits(mut table: Reader<'_, '_>) -> Option<Limits> {
     table.finish();
     Some(Limits {
         sessions: sessions?,
+        sessions_at,
         connections: connections?,
         connections_pending: pending.value?,
         sessions_per_client: per_client.value?,

@@ -1,9 +1,12 @@
 //! `[upstream.NAME]`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Files;
-use crate::config::model::{Active, CheckKind, Fate, Limits, Passive, Position, Server, Upstream, UpstreamTls};
+use crate::config::model::{
+    Active, CheckKind, Fate, Limits, Passive, Position, Server, ServerAddress, Upstream, UpstreamTls,
+};
 use crate::config::problem::Source;
 use crate::config::read::Reader;
 use crate::config::tree::Node;
@@ -35,6 +38,8 @@ pub(super) fn upstream(
     per_server.warn_above(&table, "limits.sessions", wider.map(|limits| limits.sessions));
     let keepalive = table.value("keepalive", number(0..=10_000));
     let keepalive_timeout = table.value("keepalive_timeout", string(value::duration));
+    let sources_at = table.written("source_addresses");
+    let sources = table.list("source_addresses", |node| Ok((string(value::source_address)(node)?, node.at)));
     let tls_at = table.written("tls");
     let tls = table.table("tls").and_then(|tls| upstream_tls(tls, source));
     let health = table.table("health").and_then(health);
@@ -67,6 +72,10 @@ pub(super) fn upstream(
         let wrong = Wrong::new(format!("{} and all others are backups", first.text));
         table.warn(*at, "servers", wrong.help("leave `backup` out of those that are used first"));
     }
+    let sources: Option<Vec<_>> = sources.and_then(all);
+    if let (Some(sources), Some(at)) = (&sources, sources_at) {
+        sources_fit(&table, (sources, at), &good);
+    }
     table.finish();
     let (passive, active, on_unhealthy) = health?;
     Some(Arc::new(Upstream {
@@ -85,8 +94,42 @@ pub(super) fn upstream(
         sessions_per_server: per_server.value?,
         keepalive: keepalive? as usize,
         keepalive_timeout: keepalive_timeout?,
+        source_addresses: sources?.into_iter().map(|(address, _)| address).collect(),
         tls: tls?,
     }))
+}
+
+/// That each stands there once, and that every server can be reached from one of them.
+fn sources_fit(
+    table: &Reader<'_, '_>,
+    (sources, at): (&[(IpAddr, Position)], Position),
+    servers: &[&(Server, Position)],
+) {
+    const KEY: &str = "source_addresses";
+    for ((address, at), _) in repeated(sources, |(address, at)| (*address, *at)) {
+        table.wrong(*at, KEY, Wrong::new(format!("{address} stands twice in the list")).help("remove one of them"));
+    }
+    if sources.is_empty() {
+        return;
+    }
+    let unix = |server: &Server| matches!(server.address, ServerAddress::Unix(_));
+    if !servers.is_empty() && servers.iter().all(|(server, _)| unix(server)) {
+        table.warn(at, KEY, Wrong::new("has no effect: all servers are Unix sockets"));
+    }
+    for (server, _) in servers {
+        let Some(ip) = server.ip() else { continue };
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let of_family: Vec<_> = sources.iter().filter(|(source, _)| source.is_ipv4() == ip.is_ipv4()).collect();
+        if of_family.is_empty() {
+            let wrong =
+                Wrong::new(format!("has no {family} address, and {} can be reached from no other", server.text));
+            table.wrong(at, KEY, wrong.help(format!("add an {family} address of this machine")));
+        }
+        if let Some((source, at)) = of_family.iter().find(|(source, _)| source.is_loopback() && !ip.is_loopback()) {
+            let wrong = Wrong::new(format!("{source} reaches this machine alone, not {}", server.text));
+            table.wrong(*at, KEY, wrong.help("write an address that the server can answer"));
+        }
+    }
 }
 
 fn health(mut table: Reader<'_, '_>) -> Option<(Option<Passive>, Option<Active>, Fate)> {
