@@ -128,19 +128,18 @@ fn look(admin: SocketAddr) {
 
 fn turn(peers: &mut [Peer]) -> Vec<Duration> {
     let message = masked(BINARY, &[7; 128]);
+    let echo = &|peer: &mut Peer| {
+        let (began, mut times) = (Instant::now(), Vec::new());
+        while began.elapsed() < TURN {
+            let sent = Instant::now();
+            peer.write(&message);
+            peer.frame();
+            times.push(sent.elapsed());
+            thread::sleep(PAUSE);
+        }
+        times
+    };
     thread::scope(|scope| {
-        let echo = |peer: &mut Peer| {
-            let (began, mut times) = (Instant::now(), Vec::new());
-            while began.elapsed() < TURN {
-                let sent = Instant::now();
-                peer.write(&message);
-                peer.frame();
-                times.push(sent.elapsed());
-                thread::sleep(PAUSE);
-            }
-            times
-        };
-        let echo = &echo;
         let threads: Vec<_> = peers.iter_mut().map(|peer| scope.spawn(move || echo(peer))).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
     })

@@ -55,7 +55,7 @@ enum Command {
     /// Say what a reload would change that puts NEW in the place of OLD (exit code 3 when that is anything)
     Diff(DiffArgs),
     /// Ask a running gateway about its sessions, close them, drain it, reload it (needs [admin] in its configuration)
-    Ctl(CtlArgs),
+    Ctl(Box<CtlArgs>),
     /// Run one embedded WebSocket server as a process of its own
     Backend(BackendArgs),
     /// Make a self-signed certificate for development, valid for 397 days; prints the paths of certificate and key

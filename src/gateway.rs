@@ -18,7 +18,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::desk::Desk;
@@ -50,12 +49,16 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// How often that is looked at.
 const SETTLED: Duration = Duration::from_millis(50);
 
+/// One reload at a time: files are read, and names resolved, while it is held.
+#[expect(clippy::disallowed_types, reason = "held across an await, by whoever reloads, and by no session")]
+type Alone<T> = tokio::sync::Mutex<T>;
+
 /// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {
     current: Arc<Current>,
     /// What runs, as its file has it. Held while a reload is under way: one after the other.
-    running: Mutex<Running>,
+    running: Alone<Running>,
     reloads: Reloads,
     /// Where the admin interface listens.
     admin: Option<ListenerAddress>,
@@ -223,7 +226,7 @@ impl Gateway {
         let file = loaded.file.clone();
         let gateway = Arc::new(Gateway {
             current: current.clone(),
-            running: Mutex::new(Running::new(loaded)),
+            running: Alone::new(Running::new(loaded)),
             reloads: Reloads::default(),
             admin: admin.as_ref().map(|door| door.address.clone()),
             backends: backends.clone(),

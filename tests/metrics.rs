@@ -99,7 +99,8 @@ fn values_are_those_of_a_known_run() {
 
     wait_for(&gateway, "tidegate_connections_open", &[], 1.0);
     let found = wait_for(&gateway, "tidegate_sessions_ended_total", &[], 5.0);
-    let rows: &[(&str, &[(&str, &str)], f64)] = &[
+    type Labels<'a> = &'a [(&'a str, &'a str)];
+    let rows: &[(&str, Labels<'_>, f64)] = &[
         ("tidegate_handshakes_total", &[app, ("outcome", "opened")], 6.0),
         ("tidegate_handshakes_total", &[app, ("outcome", "refused")], 1.0),
         ("tidegate_refusals_total", &[app, ("reason", "origin_not_allowed")], 1.0),

@@ -14,8 +14,11 @@ pub mod relay;
 pub mod route;
 pub mod scan;
 
+/// What a target does with the bytes that it is given.
+pub type Body = fn(&[u8]);
+
 /// Every target by its name, which is also that of its folder in ../corpus.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+pub const ALL: &[(&str, Body)] = &[
     ("answer", answer::run),
     ("config", config::run),
     ("extensions", extensions::run),

@@ -83,6 +83,8 @@ fn has_token(headers: &HeaderMap, token: &Secret) -> Result<(), Problem> {
 mod tests {
     use super::*;
 
+    type Fields<'a> = &'a [(&'a str, &'a str)];
+
     const TOKEN: &str = "0123456789abcdef";
 
     fn asked(guard: &Guard<'_>, fields: &[(&str, &str)]) -> &'static str {
@@ -98,7 +100,7 @@ mod tests {
     fn without_a_token_only_programs_that_name_an_address() {
         let hosts = ["gateway.internal".to_owned()];
         let guard = Guard { token: None, trusted: false, hosts: &hosts };
-        let rows: [(&str, &[(&str, &str)], &str); 20] = [
+        let rows: [(&str, Fields<'_>, &str); 20] = [
             ("an address", &[("host", "127.0.0.1:9090")], "admitted"),
             ("an address of IPv6", &[("host", "[::1]:9090")], "admitted"),
             ("localhost", &[("host", "LocalHost:9090")], "admitted"),
@@ -130,7 +132,7 @@ mod tests {
         let token = Secret(TOKEN.to_owned());
         let guard = Guard { token: Some(&token), trusted: false, hosts: &[] };
         let right = "Bearer 0123456789abcdef";
-        let rows: [(&str, &[(&str, &str)], &str); 9] = [
+        let rows: [(&str, Fields<'_>, &str); 9] = [
             ("none", &[("host", "127.0.0.1")], "token_missing"),
             ("the right one", &[("host", "127.0.0.1"), ("authorization", right)], "admitted"),
             ("by any name", &[("host", "gateway"), ("authorization", right)], "admitted"),

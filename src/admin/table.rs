@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn paths_are_found_with_their_variables() {
-        let rows: [(Method, &str, Result<(Call, &[&str]), u16>); 11] = [
+        type Found<'a> = Result<(Call, &'a [&'a str]), u16>;
+        let rows: [(Method, &str, Found<'_>); 11] = [
             (Method::GET, "/healthz", Ok((Call::Health, &[]))),
             (Method::HEAD, "/healthz", Ok((Call::Health, &[]))),
             (Method::POST, "/healthz", Err(405)),

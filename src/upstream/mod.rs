@@ -85,6 +85,14 @@ impl Set {
         self.members.iter().chain(&self.leaving).find(|member| member.has_key(server, address))
     }
 
+    /// What is wanted of all addresses of a server, and so of one that comes to them.
+    fn by_hand(&self, server: &str) -> State {
+        let of_server = self.members.iter().filter(|member| member.server.text == server);
+        let mut states = of_server.map(|member| member.vitals.health().by_hand());
+        let first = states.next().unwrap_or_default();
+        if states.all(|state| state == first) { first } else { State::Up }
+    }
+
     /// Puts `members` in the place of those that were. Who stays keeps its credit.
     fn replace(&mut self, members: Vec<Arc<Member>>) {
         let of_old = |member: &Arc<Member>| self.members.iter().position(|old| old.is(member));
@@ -211,15 +219,17 @@ impl Pool {
         if addresses.is_empty() {
             return;
         }
+        // Before the gateway serves, all begin together.
+        let joins = self.checks_before.is_some() || self.drain_rules().is_some();
         let mut set = self.set();
-        let member = |address: &SocketAddr| match set.find(server, Some(*address)) {
-            Some(member) => member.clone(),
-            None => Arc::new(Member::new(
-                configured,
-                Some(*address),
-                Arc::new(kept(&self.upstream)),
-                Vitals::new(&self.upstream, true),
-            )),
+        let by_hand = set.by_hand(server);
+        let member = |address: &SocketAddr| {
+            if let Some(member) = set.find(server, Some(*address)) {
+                return member.clone();
+            }
+            let vitals = Vitals::new(&self.upstream, joins);
+            vitals.health().set_by_hand(by_hand, Instant::now());
+            Arc::new(Member::new(configured, Some(*address), Arc::new(kept(&self.upstream)), vitals))
         };
         let resolved: Vec<_> = addresses.iter().map(member).collect();
         let first = set.members.iter().position(|member| member.server.text == server).unwrap_or(0);
@@ -243,9 +253,9 @@ impl Pool {
         None
     }
 
-    fn drain_rules(&self) -> model::Drain {
-        let rules = self.drain_rules.lock().unwrap_or_else(PoisonError::into_inner);
-        rules.clone().expect("set before anybody watches")
+    /// `None` before the pool is in service.
+    fn drain_rules(&self) -> Option<model::Drain> {
+        self.drain_rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn leaving(&self) -> Vec<Arc<Member>> {

@@ -153,6 +153,12 @@ fn addresses_of_a_name_come_and_go() {
     );
     drop(sessions);
     assert_eq!(shown(&pool), "a 0, b 10.0.0.2:80 0, b 10.0.0.3:80 0, c 0");
+    pool.set_state("ws://b", None, State::Drain);
+    pool.set_addresses("ws://b", &[at(3), at(4)]);
+    assert_eq!(shown(&pool), "a 0, b 10.0.0.3:80 0 drain, b 10.0.0.4:80 0 drain, c 0", "what all of them are told");
+    pool.set_state("ws://b", Some(at(3)), State::Up);
+    pool.set_addresses("ws://b", &[at(3), at(4), at(5)]);
+    assert_eq!(shown(&pool), "a 0, b 10.0.0.3:80 0, b 10.0.0.4:80 0 drain, b 10.0.0.5:80 0, c 0");
 }
 
 #[test]

@@ -185,7 +185,8 @@ mod tests {
             config.upstreams["a"].active.clone().expect("it is there")
         };
         let active = rules(1, 1);
-        let rows: [(&str, &dyn Fn(&mut Health, Instant)); 4] = [
+        type GoesAndComes<'a> = &'a dyn Fn(&mut Health, Instant);
+        let rows: [(&str, GoesAndComes<'_>); 4] = [
             ("by hand", &|health, now| {
                 health.set_by_hand(State::Down, now);
                 assert_eq!(health.hindrance(now), Some(Hindrance::Hand(State::Down)));

@@ -43,6 +43,13 @@ pub(super) enum CheckError {
     Io(#[from] std::io::Error),
 }
 
+impl CheckError {
+    /// See [`DialError::blames_server`].
+    pub fn blames_server(&self) -> bool {
+        !matches!(self, CheckError::Dial(error) if !error.blames_server())
+    }
+}
+
 /// Checks a server.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::probe::probe;
+use super::probe::{CheckError, probe};
 use crate::config::model::{Active, Fate};
 use crate::drain::Drain;
 use crate::observe::log;
@@ -25,7 +25,8 @@ fn end(pool: &Pool, member: &Member, drain: &Drain, fate: Fate, cause: Cause) {
     match fate {
         Fate::Keep => {}
         Fate::Drain => {
-            let (drain, rules) = (drain.clone(), pool.drain_rules());
+            let Some(rules) = pool.drain_rules() else { return };
+            let drain = drain.clone();
             tokio::spawn(async move { drain.close(&selector, cause, &rules).await });
         }
         Fate::Close => _ = drain.sessions().end_where(&selector, cause),
@@ -75,8 +76,10 @@ async fn check(pool: Weak<Pool>, member: Arc<Member>, rules: Active, drain: Drai
         let Some(pool) = pool.upgrade() else { return };
         // Whoever took it down works on it.
         if member.vitals.health().by_hand() != State::Down {
-            let failure = probe(&pool, &member, &rules).await.err().map(|error| log::chain(&error));
-            if checked(&member, &rules, failure) == Some(false) {
+            let result = probe(&pool, &member, &rules).await;
+            let failure = result.as_ref().err().map(|error| log::chain(error));
+            let says_something = result.as_ref().err().is_none_or(CheckError::blames_server);
+            if says_something && checked(&member, &rules, failure) == Some(false) {
                 let fate = pool.upstream.on_unhealthy;
                 end(&pool, &member, &drain, fate, cause(fate));
             }

@@ -209,7 +209,7 @@ fn a_server_that_cannot_serve_is_left_and_the_next_one_kept() {
         assert_eq!(client.ask("/"), expected);
     }
     let tried = client.get("/", For::Session, &[]);
-    let next = client.get("/", For::Session, &[tried.member.clone()]);
+    let next = client.get("/", For::Session, std::slice::from_ref(&tried.member));
     assert_ne!(name(&tried), name(&next), "it has just failed");
     assert_eq!(format!("ws://{}", client.ask("/")), name(&next));
 }
