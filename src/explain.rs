@@ -21,9 +21,10 @@ use crate::http::marks::Marks;
 use crate::keyring::{BadFile, Keyrings};
 use crate::policy::client::{self, Address, ClientKey, Identities, Peer};
 use crate::policy::decide::{Check, Decision, Denied, Plan, Visitor, Watch, decide};
-use crate::policy::route;
+use crate::policy::{route, sticky};
 use crate::proto::refusal::Refusal;
 use crate::proto::trace::{Parent, RequestId, Trace};
+use crate::upstream;
 
 /// Any 16 bytes: the key proves nothing (RFC 6455 section 1.3).
 const KEY: HeaderValue = HeaderValue::from_static("dGlkZWdhdGUgZXhwbGFpbg==");
@@ -85,6 +86,8 @@ pub enum Verdict {
     Redirect(String, StatusCode),
     /// It gets the answer that the route fixes.
     Respond(StatusCode),
+    /// It is answered with this file, or 404 where that is not there.
+    File(PathBuf),
     /// The check that it does not pass.
     Refused(Check, Refusal),
 }
@@ -134,8 +137,13 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
             Verdict::Redirect(String::from_utf8_lossy(location.as_bytes()).into_owned(), status)
         }
         Ok(Decision::Respond(_, respond)) => Verdict::Respond(respond.status),
+        Ok(Decision::File(_, folder, below)) => {
+            let below = below.split('?').next().unwrap_or_default();
+            Verdict::File(folder.path.join(below.trim_start_matches('/')))
+        }
         Ok(Decision::Plain(passage)) => {
             findings.edited(passage.route);
+            findings.sticky(passage.upstream, parts);
             findings.add(Check::Upstream.label(), upstream(passage.route, passage.upstream, parts));
             Verdict::Plain(passage.upstream.name.clone())
         }
@@ -145,6 +153,7 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
                 Err(refusal) => Verdict::Refused(Check::Subprotocol, refusal),
                 Ok(_) => {
                     findings.edited(plan.route);
+                    findings.sticky(plan.upstream, parts);
                     findings.add(Check::Upstream.label(), upstream(plan.route, plan.upstream, parts));
                     Verdict::Upstream(plan.upstream.name.clone())
                 }
@@ -312,6 +321,27 @@ impl Findings {
         }
     }
 
+    /// Which server the request should meet again.
+    fn sticky(&mut self, upstream: &Upstream, parts: &request::Parts) {
+        let rules = &upstream.sticky;
+        if rules.socket_io && sticky::sid(parts).is_some() {
+            self.add("sticky", "the server of its sid, where the running gateway knows that one".to_owned());
+        }
+        let Some(cookie) = &rules.cookie else { return };
+        let name = &cookie.name;
+        let met = upstream::sticky::met(upstream, &parts.headers);
+        let is_there = client::value(&ClientBy::Cookie(name.clone()), parts).is_some();
+        let finding = match met {
+            Some(server) => format!("{} by its cookie {name}", server.text),
+            None if is_there && cookie.key.is_none() => {
+                format!("the server of its cookie {name}, where the running gateway made that one")
+            }
+            None if is_there => format!("none: its cookie {name} names no server here, and it gets a new one"),
+            None => format!("none: it gets a cookie {name}"),
+        };
+        self.add("sticky", finding);
+    }
+
     fn add(&mut self, name: &'static str, finding: String) {
         self.0.push((name, finding));
     }
@@ -333,6 +363,9 @@ impl fmt::Display for Explanation {
             Verdict::Plain(name) => writeln!(f, "\nwould be passed as plain HTTP to upstream {name}"),
             Verdict::Page => writeln!(f, "\nwould be answered with the page"),
             Verdict::Redirect(location, status) => writeln!(f, "\nwould be sent to {location} with {status}"),
+            Verdict::File(file) => {
+                writeln!(f, "\nwould be answered with the file {}, if that is there", file.display())
+            }
             Verdict::Respond(status) => writeln!(f, "\nwould be answered with {status}"),
             Verdict::Refused(check, refusal) => {
                 writeln!(f, "{:<12} refused: {refusal}", check.label())?;

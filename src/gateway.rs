@@ -36,10 +36,11 @@ use crate::live::{Current, Door, Live};
 use crate::notify;
 use crate::observe::{log, progress};
 use crate::upstream::resolve;
+use crate::upstream::sticky;
 use build::Built;
 use reload::Running;
 
-pub use reload::{ReloadError, Reloaded, Reloads};
+pub use reload::{Last, ReloadError, Reloaded, Reloads};
 
 /// How often limits forget clients that are gone.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -79,6 +80,8 @@ pub enum StartError {
     Admin(#[from] OpenError),
     #[error("upstream {name}")]
     UpstreamTls { name: String, source: Box<TlsError> },
+    #[error("upstream {name}")]
+    Sticky { name: String, source: Box<sticky::BadFile> },
 }
 
 impl From<TlsError> for StartError {
@@ -125,8 +128,8 @@ pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let _ = io::stdout().flush();
     notify::ready();
     let sessions = gateway.current().drain.sessions().clone();
-    let every = gateway.current().config.log.progress;
-    tokio::spawn(progress::write(sessions.clone(), move || every));
+    let of = Arc::downgrade(&gateway);
+    tokio::spawn(progress::write(sessions.clone(), move || of.upgrade()?.current().config.log.progress));
     let open = sessions.clone();
     tokio::spawn(notify::keep_telling(move || format!("{} sessions", open.len())));
     let signal = loop {
@@ -217,6 +220,7 @@ impl Gateway {
         serve_all(sockets, &current);
         let live = current.load();
         live.pools().for_each(|pool| pool.start(&live.drain, &live.config.drain));
+        let file = loaded.file.clone();
         let gateway = Arc::new(Gateway {
             current: current.clone(),
             running: Mutex::new(Running::new(loaded)),
@@ -225,7 +229,7 @@ impl Gateway {
             backends: backends.clone(),
         });
         if let Some(door) = admin {
-            let serving = door.serve(Arc::new(Desk::new(current)));
+            let serving = door.serve(Arc::new(Desk::new(Arc::downgrade(&gateway), file)));
             tokio::spawn(backends.run_until_cancelled_owned(serving));
         }
         inherit::warn_of_the_rest();
@@ -261,15 +265,16 @@ impl Gateway {
         &self.reloads
     }
 
-    /// Stops accepting, ends every session with 1012 and waits, at most for `drain.grace`.
+    /// Empties the gateway as `[drain]` says, see [`Drain::stop`](crate::drain::Drain::stop).
     /// Returns how many sessions had to be cut.
     pub async fn stop(&self) -> usize {
         let live = self.current();
+        live.drain.unready();
         if live.doors.iter().any(|door| door.sharing != Sharing::Alone) {
             live.drain.leave();
             self.settle().await;
         }
-        let cut = live.drain.drain(live.config.drain.grace).await;
+        let cut = live.drain.stop(&live.config.drain).await;
         self.backends.cancel();
         cut
     }

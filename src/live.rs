@@ -59,6 +59,8 @@ pub struct Door {
     pub tls: Option<Arc<Served>>,
     /// Cancelled when the listener is no more, and when the gateway stops.
     pub closed: CancellationToken,
+    /// Cancelled when its socket is closed.
+    pub gone: CancellationToken,
 }
 
 impl Current {

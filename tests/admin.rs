@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 use support::admin::{call, json};
-use support::client::{Peer, TEXT, masked, request};
+use support::client::{Peer, TEXT, close_payload, masked, request};
 use support::eventually;
 use support::gateway::{Gateway, folder};
 use support::http::{Head, Reply, ask, status};
@@ -30,7 +30,7 @@ fn configuration(admin: &str) -> (String, Seen) {
          [[route]]\nname = \"a\"\npath = \"/a\"\nupstream = \"a\"\nclose_timeout = \"200ms\"\n\
          [[route]]\nname = \"b\"\npath = \"/b\"\nupstream = \"b\"\nclose_timeout = \"200ms\"\n\
          [upstream.a]\nservers = [\"ws://{server}\"]\n[upstream.b]\nservers = [\"ws://{other}\"]\n\
-         [drain]\ngrace = \"1s\"\n[admin]\naddress = \"127.0.0.1:0\"\n{admin}\n"
+         [drain]\nwindow = \"1s\"\ngrace = \"1s\"\n[admin]\naddress = \"127.0.0.1:0\"\n{admin}\n"
     );
     (text, seen)
 }
@@ -72,6 +72,11 @@ fn each_endpoint_keeps_its_contract() {
         ("DELETE /sessions?all=true&dry_run=true", "", 200, "application/json", "\"selected\":1"),
         ("DELETE /sessions?route=a&cause=because", "", 400, "application/problem+json", "access_revoked (1008)"),
         ("DELETE /sessions/99", "", 404, "application/problem+json", "no session 99 is open"),
+        ("POST /drain", "", 400, "application/problem+json", "a body is wanted"),
+        ("POST /drain", "{}", 400, "application/problem+json", "a body is wanted"),
+        ("POST /drain", "{\"all\":true,\"route\":\"a\"}", 400, "application/problem+json", "a body is wanted"),
+        ("POST /drain", "{\"client\":\"x\"}", 400, "application/problem+json", "an address, a network"),
+        ("POST /drain", "{\"route\":\"none\"}", 202, "application/json", "\"sessions\":0"),
         ("GET /upstreams", "", 200, "application/json", "\"condition\":\"up\""),
         ("PUT /upstreams/a/servers/1", "{\"state\":\"drain\"}", 200, "application/json", "\"state\":\"drain\""),
         ("PUT /upstreams/a/servers/1", "{\"state\":\"up\"}", 200, "application/json", "\"state\":\"up\""),
@@ -336,6 +341,75 @@ fn with_tls_a_certificate_is_demanded() {
     let nobody = ctl(&gateway, &[&["status"], &with[..]].concat());
     assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
     assert_eq!(call(gateway.admin(), "GET /healthz", &[], "").status(), 400, "plain HTTP is told what to do");
+}
+
+#[test]
+fn a_part_is_drained_and_then_the_whole() {
+    let gateway = start("");
+    let mut sessions: Vec<Peer> =
+        ["/a", "/a", "/b"].into_iter().map(|path| Peer::open(gateway.address(), path)).collect();
+    let (code, out, _) = told(&gateway, &["drain", "--route", "a"]);
+    assert_eq!((code, out.as_str()), (0, "2 sessions are closed over 1s\n"));
+    for peer in &mut sessions[..2] {
+        assert_eq!(peer.frame().close().0, 1012);
+        peer.write(&masked(8, &close_payload(1012, "")));
+    }
+    eventually("they are gone", || ids(&gateway, "") == [3]);
+    assert_eq!(json(gateway.admin(), "GET /readyz"), json!({ "ready": true }), "new ones are welcome");
+    drop(Peer::open(gateway.address(), "/a"));
+    let (code, _, error) = told(&gateway, &["drain"]);
+    assert!(code == 1 && error.contains("a body is wanted"), "{error}");
+    let (code, _, _) = told(&gateway, &["drain", "--all"]);
+    assert_eq!(code, 0);
+    eventually("it is not ready", || call(gateway.admin(), "GET /readyz", &[], "").status() == 503);
+    assert_eq!(sessions[2].frame().close().0, 1012);
+    assert_eq!(call(gateway.admin(), "GET /healthz", &[], "").status(), 200, "it lives, and answers");
+    eventually("new sessions are refused", || {
+        let mut peer = Peer::connect(gateway.address());
+        peer.write(request("/a", "").as_bytes());
+        peer.try_head().is_some_and(|head| status(&head) == 503)
+    });
+    assert_eq!(call(gateway.admin(), "POST /reload", &[], "").status(), 409);
+    assert!(support::admin::metrics(gateway.admin()).contains("tidegate_draining 1\n"));
+}
+
+#[test]
+fn a_reload_says_what_it_changed_or_why_it_did_not() {
+    let gateway = start("");
+    let file = gateway.directory.join("config.toml");
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    let reload = || call(gateway.admin(), "POST /reload", &[], "");
+    assert_eq!(body(&reload())["changes"], json!([]), "nothing has changed");
+    std::fs::write(&file, text.replace("path = \"/b\"", "path = \"/b\"\nidle_timeout = \"5m\"")).expect("written");
+    let reply = reload();
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    assert!(reply.text().contains("idle_timeout"), "{}", reply.text());
+    let config = json(gateway.admin(), "GET /config");
+    assert_eq!(config["route"][1]["idle_timeout"], "5m");
+    std::fs::write(&file, text.replace("upstream = \"b\"", "upstream = \"c\"")).expect("written");
+    let reply = reload();
+    assert_eq!((reply.status(), &body(&reply)["reason"]), (422, &json!("not_reloaded")));
+    assert!(reply.text().contains("no upstream \\\"c\\\""), "{}", reply.text());
+    let (code, _, error) = told(&gateway, &["reload"]);
+    assert!(code == 1 && error.contains("no upstream \"c\""), "{error}");
+    let status = json(gateway.admin(), "GET /status");
+    assert_eq!((&status["config"]["reloads"], &status["config"]["reloads_failed"]), (&json!(2), &json!(2)));
+    assert!(status["config"]["last_reload_error"].as_str().is_some_and(|error| error.contains("no upstream")));
+    let metrics = support::admin::metrics(gateway.admin());
+    for line in [
+        "tidegate_config_reloads_total{outcome=\"ok\"} 2\n",
+        "tidegate_config_reloads_total{outcome=\"failed\"} 2\n",
+        "tidegate_config_last_reload_ok 0\n",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    std::fs::write(&file, format!("{text}token = \"{TOKEN}\"\n")).expect("written");
+    let (code, out, _) = told(&gateway, &["reload"]);
+    assert!(
+        code == 0 && out.contains("admin.token") && out.contains("needs a restart") && !out.contains(TOKEN),
+        "{out}"
+    );
+    assert!(!json(gateway.admin(), "GET /config")["admin"]["token"].is_string(), "it does not hold yet");
 }
 
 // tidegate ctl.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate::config::model::{
-    BackendKind, ClientAuth, ClientBy, Config, HostPattern, KeyPlaces, ListenerAddress, Network, Page, Position,
+    BackendKind, ClientAuth, ClientBy, Config, Drain, HostPattern, KeyPlaces, ListenerAddress, Network, Page, Position,
     Refuse, ServerAddress, Target, TlsVersions,
 };
 use tidegate::config::{self, Loaded, Problems, Source};
@@ -69,7 +69,8 @@ fn one_listener_one_route_and_one_upstream_are_a_gateway() {
     let heartbeat = route.relay.heartbeat.expect("on by default");
     assert_eq!((heartbeat.interval, heartbeat.timeout), (Duration::from_secs(25), Duration::from_secs(10)));
     assert_eq!((route.relay.frame_bytes_max, route.relay.message_bytes_max), (16 << 20, 64 << 20));
-    assert_eq!(config.drain.grace, Duration::from_secs(30));
+    let Drain { delay, window, grace } = config.drain;
+    assert_eq!([delay, window, grace].map(|time| time.as_secs()), [0, 10, 30]);
 }
 
 #[test]
@@ -130,9 +131,15 @@ fn every_option_is_read() {
     // One route has one target, `client_ca` wants clients to be checked, and a token stands in one place.
     let checked = text.replace("client_auth = \"off\"", "client_auth = \"required\"");
     let checked = checked.replace("token = \"${TIDEGATE_ADMIN_TOKEN}\"\n", "");
-    let targets = ["[route.redirect]", "[route.respond]"];
-    let plain = targets.iter().fold(checked.clone(), |text, header| without(&text, header));
-    let Loaded { config, .. } = right(&plain.replace("page = \"chat\"\n", ""));
+    let checked = checked.replace("page = \"chat\"\n", "#page\n");
+    let targets = ["[route.redirect]", "[route.respond]", "[route.files]"];
+    // All but the one at this place.
+    let but = |left: usize| {
+        let others = targets.iter().enumerate().filter(|(at, _)| *at != left);
+        others.fold(checked.clone(), |text, (_, header)| without(&text, header))
+    };
+    let plain = but(targets.len());
+    let Loaded { config, .. } = right(&plain);
     let tls = config.listeners[0].tls.as_ref().expect("tls is written");
     assert_eq!(tls.certificates.len(), 2);
     assert!(matches!(&tls.client_auth, ClientAuth::Required { ca, .. } if ca == Path::new("conf/certs/clients.pem")));
@@ -145,13 +152,11 @@ fn every_option_is_read() {
     assert_eq!(route.host, HostPattern::Exact("chat.example.com".to_owned()));
     assert_eq!(route.subprotocols.list.as_deref(), Some(&["chat.v2".to_owned(), "chat.v1".to_owned()][..]));
 
-    let alone = plain.replace("upstream = \"echo\"\n", "");
-    assert!(matches!(right(&alone).config.routes[0].target, Target::Page(Page::Chat)));
-    let alone = checked.replace("upstream = \"echo\"\n", "").replace("page = \"chat\"\n", "");
-    let answer = right(&without(&alone, targets[0])).config.routes[0].target.clone();
-    assert!(matches!(answer, Target::Respond(respond) if respond.status == 404));
-    let answer = right(&without(&alone, targets[1])).config.routes[0].target.clone();
-    assert!(matches!(answer, Target::Redirect(redirect) if redirect.status == 308));
+    let target = |text: &str| right(&text.replace("upstream = \"echo\"\n", "")).config.routes[0].target.clone();
+    assert!(matches!(target(&plain.replace("#page\n", "page = \"chat\"\n")), Target::Page(Page::Chat)));
+    assert!(matches!(target(&but(0)), Target::Redirect(redirect) if redirect.status == 308));
+    assert!(matches!(target(&but(1)), Target::Respond(respond) if respond.status == 404));
+    assert!(matches!(target(&but(2)), Target::Files(folder) if folder.path == Path::new("conf/public")));
 }
 
 /// The text without a table.
@@ -331,6 +336,10 @@ fn mistakes_in_limits_and_the_small_tables() {
                 "2:12 limits.sessions: a number with a fraction stands where a number is wanted",
             ),
             ("[limits]\nsessions = \"9\"", "2:12 limits.sessions: \"9\" is a string"),
+            ("[dns]\nservers = [\"ns.test\"]", "2:12 dns.servers[1]: \"ns.test\" is not the address of a name server"),
+            ("[dns]\nservers = [\"0.0.0.0\"]", "2:12 dns.servers[1]: \"0.0.0.0\" is not the address of a name server"),
+            ("[dns]\nttl_min = \"0s\"", "2:11 dns.ttl_min: \"0s\" is not a duration"),
+            ("[dns]\nttl_min = \"2s\"\nttl_max = \"1s\"", "3:11 dns.ttl_max: less than `ttl_min`"),
             ("[limits]\nipv6_prefix = 16", "2:15 limits.ipv6_prefix: 16 is not allowed"),
             ("[limits]\nipv6_prefix = 129", "2:15 limits.ipv6_prefix: 129 is not allowed"),
             ("[limits]\nsession = 9", "2:1 limits.session: unknown key in [limits]"),
@@ -348,9 +357,9 @@ fn mistakes_in_limits_and_the_small_tables() {
             ),
             ("[log]\nprogress = \"0s\"", "2:12 log.progress: a duration of zero makes no sense here"),
             ("[log]\ntraceparent = \"new\"", "2:15 log.traceparent: \"new\" is not one of \"begin\", \"pass\""),
-            ("[log]\nfile = \"\"", "2:8 log.file:"),
+            ("[log]\nfile = \"\"", "2:8 log.file: the path of a file is wanted"),
             ("[drain]\ngrace = \"off\"", "2:9 drain.grace: \"off\" is not a duration"),
-            ("[drain]\nwindow = \"10s\"", "2:1 drain.window: not yet supported in this version"),
+            ("[drain]\nwindow = \"off\"", "2:10 drain.window: \"off\" is not a duration"),
             ("[admin]\nhosts = []", "1:1 admin.address: is missing"),
             (
                 "[admin]\naddress = \"0.0.0.0:9090\"",
@@ -742,6 +751,22 @@ fn mistakes_in_upstreams() {
             (
                 "[upstream.echo]\nservers = [\"ws://a\"]\nbalance = \"random\"",
                 "7:11 upstream.echo.balance: \"random\" is no way to balance",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky.cookie = { name = \"a b\" }",
+                "7:26 upstream.echo.sticky.cookie.name: \"a b\" is not the name of a cookie",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky.cookie = { path = \"/; Domain=b\" }",
+                "7:26 upstream.echo.sticky.cookie.path: \"/; Domain=b\" is not the path of a cookie",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky = { cookie = \"a\" }",
+                "7:21 upstream.echo.sticky.cookie: a string stands where a table is wanted",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nsticky = { cookie = { same_site = \"no\" } }",
+                "7:35 upstream.echo.sticky.cookie.same_site: \"no\" is not one of \"lax\", \"strict\", \"none\"",
             ),
             (
                 "[upstream.echo]\nservers = [\"ws://a\"]\nbalance = \"hash:cookie:\"",

@@ -136,7 +136,8 @@ macro_rules! every_refusal {
 
 every_refusal! {
     HeadMalformed, HeadTooLarge, HeadTimeout, HostMissing, HostRepeated, HostMalformed, HostMismatch,
-    TargetMalformed, TargetTooLong, PathDotSegment, PathBackslash, PathControl, PathEncodedSlash, NoRoute, PageMethod, Method,
+    TargetMalformed, TargetTooLong, PathDotSegment, PathBackslash, PathControl, PathEncodedSlash, NoRoute, PageMethod,
+    FileNotFound, FileUnreadable, Method,
     HttpVersion, ContentLengthMalformed, HasBody, NotAnUpgrade, ConnectionLacksUpgrade, Version, KeyMissing,
     KeyRepeated, KeyMalformed, SubprotocolsMalformed, SubprotocolRepeated, Trace, TransferCoding, BodyMalformed,
     BodyTimeout, OriginNotAllowed, OriginMissing,
@@ -216,4 +217,46 @@ fn files_that_the_documents_name_are_there() {
         }
     }
     assert!(named > 20, "the architecture names the files it speaks of");
+}
+
+/// SECURITY.md: what shows a promise is a test, and it is there.
+#[test]
+fn every_promise_is_shown_by_tests_that_there_are() {
+    let tests = test_functions();
+    let security = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
+    let promises = table(&security, "promise");
+    assert!(promises.len() > 10, "the promises are not where they were");
+    for row in &promises {
+        let named: Vec<&str> = row[1].split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "nothing shows: {}", row[0]);
+        let lost: Vec<&str> = named.into_iter().filter(|name| !tests.contains(*name)).collect();
+        assert!(lost.is_empty(), "no test is called {lost:?}: {}", row[0]);
+    }
+}
+
+/// The functions behind `#[test]` or one of its kind, in src and tests.
+fn test_functions() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![root().join("src"), root().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for path in entries(&folder) {
+            if path.is_dir() && !path.ends_with("node_modules") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("Rust is UTF-8");
+                let mut behind_attribute = false;
+                for line in text.lines().map(str::trim) {
+                    let name = line.trim_start_matches("async ").strip_prefix("fn ");
+                    if let Some(name) = name.and_then(|rest| rest.split(['(', '<']).next()).filter(|_| behind_attribute)
+                    {
+                        found.insert(name.to_owned());
+                    }
+                    let is_attribute = line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+                    // More attributes and comments may stand between.
+                    behind_attribute = is_attribute || behind_attribute && line.starts_with(['#', '/']);
+                }
+            }
+        }
+    }
+    found
 }

@@ -107,6 +107,12 @@ path = "/none"
 respond = { status = 410, body = "gone" }
 
 [[route]]
+name = "files"
+host = "example.com"
+path = "/page"
+files = { folder = "." }
+
+[[route]]
 name = "v2"
 path = "/"
 subprotocol = "chat.v2"
@@ -156,6 +162,8 @@ fn asks() -> impl Strategy<Value = Ask> {
         "//chat",
         "/c%68at",
         "/page",
+        "/page/config.toml",
+        "/page/.hidden",
         "/files/a%2Fb",
         "/chat/../files",
         "/chat/%2e%2e/files",
@@ -198,7 +206,9 @@ fn asks() -> impl Strategy<Value = Ask> {
     let page = any.clone().prop_map(|ask| Ask { upgrade: false, host: "10.0.0.1", path: "/page", ..ask });
     let moved = any.clone().prop_map(|ask| Ask { host: "example.com", path: "/none", subprotocols: vec![], ..ask });
     let fixed = any.clone().prop_map(|ask| Ask { host: "10.0.0.1", path: "/none", subprotocols: vec![], ..ask });
-    prop_oneof![8 => any, 1 => page, 1 => plain, 1 => moved, 1 => fixed]
+    let file =
+        any.clone().prop_map(|ask| Ask { upgrade: false, host: "example.com", path: "/page/config.toml", ..ask });
+    prop_oneof![8 => any, 1 => file, 1 => page, 1 => plain, 1 => moved, 1 => fixed]
 }
 
 impl Ask {
@@ -259,7 +269,7 @@ fn it_says_what_the_gateway_answers() {
     let text = text(upstream);
     let config = parsed(&text);
     let gateway = Gateway::start(&text);
-    let mut verdicts = [0; 6];
+    let mut verdicts = [0; 7];
     let mut runner = TestRunner::new(Runs { cases: 400, failure_persistence: None, ..Runs::default() });
     let cases = std::cell::RefCell::new(&mut verdicts);
     runner
@@ -300,6 +310,12 @@ fn it_says_what_the_gateway_answers() {
                     let reply = reply(&mut peer);
                     prop_assert_eq!(reply.status(), expected.as_u16(), "{}: {:?}", explanation, reply);
                     prop_assert_eq!(reply.text(), "gone");
+                }
+                Verdict::File(file) => {
+                    verdicts[6] += 1;
+                    let reply = reply(&mut peer);
+                    let expected = if file.ends_with("config.toml") { 200 } else { 404 };
+                    prop_assert_eq!(reply.status(), expected, "{}: {:?}", explanation, reply);
                 }
                 Verdict::Refused(_, refusal) => {
                     verdicts[2] += 1;

@@ -57,7 +57,7 @@ fn the_exposition_is_well_formed_in_both_formats() {
     let mut peer = Peer::open(gateway.address(), "/");
     peer.write(&masked(TEXT, b"hello"));
     peer.frame();
-    let found = wait_for(&gateway, "tidegate_messages_total", &[("from", "upstream")], 1.0);
+    let found = wait_for(&gateway, "tidegate_messages_total", &[("from", "upstream"), ("kind", "text")], 1.0);
     let labels = &found.0["tidegate_messages_total"].samples[0].1;
     assert_eq!(labels["route"], "a \\ \"quoted\" route");
     for name in
@@ -113,7 +113,8 @@ fn values_are_those_of_a_known_run() {
         ("tidegate_session_seconds_count", &[], 5.0),
         ("tidegate_closes_total", &[("peer", "client"), ("direction", "received"), ("code", "4xxx")], 3.0),
         ("tidegate_closes_total", &[("peer", "client"), ("direction", "sent"), ("code", "1002")], 1.0),
-        ("tidegate_messages_total", &[app, ("from", "client")], 12.0),
+        ("tidegate_messages_total", &[app, ("from", "client"), ("kind", "binary")], 12.0),
+        ("tidegate_messages_total", &[app, ("from", "client"), ("kind", "text")], 0.0),
         ("tidegate_messages_total", &[app, ("from", "upstream")], 12.0),
         ("tidegate_message_bytes_total", &[app, ("from", "client")], 1200.0),
         ("tidegate_upstream_connects_total", &[("server", &server), ("outcome", "opened")], 6.0),
@@ -273,4 +274,40 @@ fn counters_never_go_back_while_sessions_come_and_go() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+#[test]
+fn the_dashboard_asks_for_what_there_is() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/grafana/tidegate.json");
+    let text = std::fs::read_to_string(path).expect("the dashboard");
+    let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let mut expressions = Vec::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            expressions.push(target["expr"].as_str().expect("an expression").to_owned());
+        }
+    }
+    for variable in dashboard["templating"]["list"].as_array().expect("variables") {
+        expressions.extend(variable["query"].as_str().map(str::to_owned));
+    }
+    let gateway = start(&format!("{ROUTE}http = true\n"), echo(), "");
+    let mut peer = Peer::open(gateway.address(), "/");
+    peer.write(&masked(8, &close_payload(1000, "")));
+    peer.rest();
+    let _ = support::http::ask(gateway.address(), b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let found = wait_for(&gateway, "tidegate_sessions_ended_total", &[], 1.0);
+    let samples: std::collections::BTreeSet<&str> =
+        found.0.values().flat_map(|family| &family.samples).map(|(name, ..)| name.as_str()).collect();
+    // Families that have no series in this run, and still exist.
+    let families: std::collections::BTreeSet<&str> = found.0.keys().map(String::as_str).collect();
+    let mut named = 0;
+    for expression in &expressions {
+        for word in expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if word.starts_with("tidegate_") || word.starts_with("process_") {
+                named += 1;
+                assert!(samples.contains(word) || families.contains(word), "{word} of {expression}");
+            }
+        }
+    }
+    assert!(named > 30, "{named}");
 }

@@ -112,6 +112,39 @@ fn a_changed_answer_moves_new_sessions_and_leaves_the_others() {
 }
 
 #[test]
+fn sessions_of_an_address_that_is_gone_end_where_that_is_wanted() {
+    let port = servers(&["127.0.0.2", "127.0.0.3"]);
+    let dns = NameServer::start();
+    dns.lead(NAME, &["127.0.0.2", "127.0.0.3"]);
+    let gateway = Gateway::start(&config(&dns, NAME, port, "on_removed = \"close\""));
+    let (mut first, second) = (open(&gateway), open(&gateway));
+    assert_eq!([first.1.as_str(), second.1.as_str()], ["127.0.0.2", "127.0.0.3"]);
+    dns.lead(NAME, &["127.0.0.2"]);
+    let mut gone = second.0;
+    assert_eq!(gone.frame().close().0, 1012);
+    echoes(&mut first.0);
+}
+
+#[test]
+fn a_reload_looks_up_new_names_and_keeps_what_is_known() {
+    let port = servers(&["127.0.0.2", "127.0.0.3"]);
+    let dns = NameServer::start();
+    dns.lead(NAME, &["127.0.0.2"]);
+    dns.lead("other.test", &["127.0.0.3"]);
+    let before = config(&dns, NAME, port, "");
+    let gateway = Gateway::start(&before);
+    let mut session = open(&gateway).0;
+    dns.say(NAME, Reply::Silence);
+    let servers = format!("servers = [\"ws://{NAME}:{port}\", \"ws://other.test:{port}\"]");
+    let after = before.replace(&format!("servers = [\"ws://{NAME}:{port}\"]"), &servers);
+    std::fs::write(gateway.directory.join("config.toml"), after).expect("written");
+    gateway.signal("HUP");
+    gateway.log("reloaded: ");
+    assert_eq!(shares(&gateway, 4), all(&[("127.0.0.2", 2), ("127.0.0.3", 2)]));
+    echoes(&mut session);
+}
+
+#[test]
 fn a_name_server_that_fails_takes_nothing_away() {
     let port = servers(&["127.0.0.2", "127.0.0.3", "::1"]);
     let dns = NameServer::start();

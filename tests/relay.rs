@@ -15,7 +15,7 @@ use tidegate::config::model::{
 use tidegate::limits::terms::{Account, Standing, Terms};
 use tidegate::policy::client::ClientKey;
 use tidegate::relay::end::{Detail, Side};
-use tidegate::relay::registry::{Flow, Registry, Total};
+use tidegate::relay::registry::{Flow, Order, Registry, Selector, Texts, Total};
 use tidegate::relay::session::Opened;
 use tidegate::relay::{Cause, End, Session};
 use tokio::task::JoinHandle;
@@ -886,6 +886,179 @@ async fn the_first_cause_wins() {
     assert_eq!((end.cause, end.side, end.detail), (Cause::Drain, Side::Gateway, Detail::None));
 }
 
+// ---- A drain that waits for messages ----
+
+const GOODBYE: &str = "retry-after=8s";
+const GONE: &str = "session ended by the gateway";
+
+fn patient() -> Order {
+    Order { retry_after: 8, patience: seconds(20), ..Cause::Drain.into() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_client_sends_before_it_leaves_is_delivered_and_then_the_upstream_is_told() {
+    let relay = Relay::start(rules());
+    relay.registry.end_all(patient());
+    calm().await;
+    assert_eq!(told(&relay.client), [close(1012, GOODBYE)]);
+    assert_eq!(told(&relay.upstream), []);
+    relay.client.send(&masked(TEXT, b"before it knew"));
+    relay.upstream.send(&unmasked(TEXT, b"too late"));
+    calm().await;
+    relay.client.send(&masked(CLOSE, &close_payload(1012, "")));
+    calm().await;
+    assert_eq!(told(&relay.upstream), [(TEXT, b"before it knew".to_vec()), close(1001, GONE)]);
+    assert!(relay.client.is_shut());
+    relay.upstream.send(&unmasked(CLOSE, &close_payload(1001, "")));
+    calm().await;
+    assert_eq!(told(&relay.client), [], "nothing behind the Close");
+    let end = relay.hang_up().await;
+    assert_eq!((end.cause, end.side, end.detail), (Cause::Drain, Side::Gateway, Detail::None));
+    assert_eq!((end.client.received, end.upstream.sent, end.upstream.received), (Some(1012), Some(1001), Some(1001)));
+    assert!(end.duration < seconds(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_in_the_midst_of_a_message_is_told_when_it_is_through() {
+    let relay = Relay::start(rules());
+    relay.client.send(&fragment(BINARY, false, true, b"one"));
+    calm().await;
+    relay.registry.end_all(patient());
+    sleep(seconds(10)).await;
+    relay.upstream.send(&unmasked(TEXT, b"meanwhile"));
+    calm().await;
+    assert_eq!(told(&relay.client), [(TEXT, b"meanwhile".to_vec())], "between the fragments it hears nothing");
+    relay.client.send(&concat([&fragment(CONTINUATION, true, true, b"two"), &masked(BINARY, &[7; 1000])[..500]]));
+    calm().await;
+    assert_eq!(told(&relay.client), [close(1012, GOODBYE)], "a message that begins meanwhile is its own affair");
+    relay.client.send(&masked(BINARY, &[7; 1000])[500..]);
+    relay.client.send(&masked(CLOSE, &close_payload(1012, "")));
+    calm().await;
+    let frames = told(&relay.upstream);
+    assert_eq!((frames.len(), frames[2].1.len(), &frames[3]), (4, 1000, &close(1001, GONE)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_told_between_two_messages_of_the_upstream() {
+    let relay = Relay::start(rules());
+    relay.upstream.send(&fragment(TEXT, false, false, b"one"));
+    calm().await;
+    relay.registry.end_all(patient());
+    relay.upstream.send(&fragment(CONTINUATION, false, false, b"two"));
+    calm().await;
+    assert!(told(&relay.client).iter().all(|(opcode, _)| *opcode != CLOSE));
+    let last = fragment(CONTINUATION, true, false, b"three");
+    relay.upstream.send(&concat([&last[..], &unmasked(TEXT, b"not any more"), &unmasked(TEXT, b"nor this")]));
+    calm().await;
+    assert_eq!(told(&relay.client), [(CONTINUATION, b"three".to_vec()), close(1012, GOODBYE)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_many_mebibytes_is_waited_for() {
+    let relay = Relay::start(rules());
+    let frame = unmasked(BINARY, &vec![7; 100 << 20]);
+    for (number, piece) in frame.chunks(1 << 20).enumerate() {
+        relay.upstream.send(piece);
+        sleep(Duration::from_millis(150)).await;
+        if number == 10 {
+            relay.registry.end_all(patient());
+        }
+    }
+    calm().await;
+    let written = relay.client.written();
+    assert!(written.starts_with(&frame), "all of it came through");
+    assert_eq!(written[frame.len()..], unmasked(CLOSE, &close_payload(1012, GOODBYE)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_not_waited_for_without_end() {
+    for client_sends in [true, false] {
+        let relay = Relay::start(rules());
+        match client_sends {
+            true => relay.client.send(&masked(BINARY, &[7; 1000])[..500]),
+            false => relay.upstream.send(&unmasked(BINARY, &[7; 1000])[..500]),
+        }
+        calm().await;
+        relay.registry.end_all(patient());
+        sleep(seconds(19)).await;
+        assert!(!relay.session.is_finished());
+        let (client, upstream) = (relay.client.clone(), relay.upstream.clone());
+        let end = relay.end().await;
+        assert!(end.duration >= seconds(20) && end.duration < seconds(28), "{:?}", end.duration);
+        let (whole, stuck) = if client_sends { (client, upstream) } else { (upstream, client) };
+        assert_eq!(whole.frames().len(), 1, "the side whose stream stands between two frames is told");
+        assert_eq!(stuck.written().len(), 500, "nothing is put into the frame");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_is_told_without_the_answer_of_a_client_that_gives_none() {
+    let relay = Relay::start(rules());
+    relay.registry.end_all(patient());
+    sleep(seconds(4)).await;
+    assert_eq!(told(&relay.upstream), []);
+    sleep(seconds(2)).await;
+    assert_eq!(told(&relay.upstream), [close(1001, GONE)]);
+    let end = relay.end().await;
+    assert_eq!((end.client.sent, end.client.received, end.upstream.sent), (Some(1012), None, Some(1001)));
+    assert!(end.duration < seconds(13), "{:?}", end.duration);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_closes_before_it_is_told_gets_an_answer() {
+    let relay = Relay::start(rules());
+    relay.registry.end_all(patient());
+    calm().await;
+    relay.upstream.send(&unmasked(CLOSE, &close_payload(1000, "enough")));
+    calm().await;
+    relay.client.send(&masked(CLOSE, &close_payload(1012, "")));
+    calm().await;
+    assert_eq!(told(&relay.upstream), [close(1000, "")]);
+    let end = relay.hang_up().await;
+    assert_eq!((end.cause, end.upstream.received), (Cause::Drain, Some(1000)));
+    assert!(end.duration < seconds(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_closes_while_messages_are_waited_for_is_the_cause() {
+    let relay = Relay::start(rules());
+    relay.upstream.send(&fragment(TEXT, false, false, b"one"));
+    calm().await;
+    relay.registry.end_all(patient());
+    calm().await;
+    relay.client.send(&masked(CLOSE, &close_payload(4001, "bye")));
+    calm().await;
+    assert_eq!(told(&relay.upstream), [close(4001, "bye")]);
+    relay.upstream.send(&unmasked(CLOSE, &close_payload(4001, "bye")));
+    assert_eq!(relay.hang_up().await.cause, Cause::ClientClosed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_cut_leaves_its_record_at_once() {
+    let cases: [(&str, &dyn Fn(&Relay), Cause); 4] = [
+        ("idle", &|_| {}, Cause::Drain),
+        ("ordered", &|relay| relay.registry.end_all(patient()), Cause::Drain),
+        ("in the midst of a message", &|relay| relay.client.send(&masked(TEXT, b"hello")[..8]), Cause::Drain),
+        (
+            "closed, and not answered",
+            &|relay| relay.client.send(&masked(CLOSE, &close_payload(1000, ""))),
+            Cause::ClientClosed,
+        ),
+    ];
+    for (name, begin, cause) in cases {
+        let relay = Relay::start(rules());
+        begin(&relay);
+        calm().await;
+        let living = relay.registry.find(&Selector::default());
+        assert_eq!(relay.registry.cut(&living), 1);
+        let registry = relay.registry.clone();
+        let end = relay.end().await;
+        assert_eq!((end.cause, end.detail), (cause, Detail::Cut), "{name}");
+        assert!(end.duration < seconds(1), "{name}");
+        assert_eq!(registry.cut(&living), 0);
+    }
+}
+
 // ---- Broken peers ----
 
 #[tokio::test(start_paused = true)]
@@ -1259,7 +1432,9 @@ async fn played(
         data.map(|frame| frame.payload.len() as u64).sum::<u64>()
     };
     prop_assert_eq!((end.from_client.bytes, end.from_upstream.bytes), (payload(&up), payload(&down)));
-    let flow = Flow { from_client: end.from_client, from_upstream: end.from_upstream };
+    let texts = |play: &Play| play.frames.iter().filter(|frame| frame.opcode == 1).count() as u64;
+    let texts = Texts { from_client: texts(&up), from_upstream: texts(&down) };
+    let flow = Flow { from_client: end.from_client, from_upstream: end.from_upstream, texts };
     let totals: Vec<Total> = registry.traffic().into_iter().map(|(_, total)| total).collect();
     prop_assert_eq!(totals, [Total { open: 0, ended: 1, flow }], "the record's numbers are the registry's");
     prop_assert!(limited || end.duration < seconds(1));
@@ -1270,6 +1445,8 @@ async fn played(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
     Drain,
+    /// A drain that waits for messages.
+    Leave,
     Close(Side),
     End(Side),
     Reset(Side),
@@ -1291,6 +1468,7 @@ impl Trouble {
         let wire = |side| if side == Side::Client { &relay.client } else { &relay.upstream };
         match self {
             Trouble::Drain => relay.registry.end_all(Cause::Drain),
+            Trouble::Leave => relay.registry.end_all(Order { patience: seconds(3), ..Cause::Drain.into() }),
             Trouble::Close(Side::Client) => relay.client.send(&masked(CLOSE, &close_payload(4001, "c"))),
             Trouble::Close(_) => relay.upstream.send(&unmasked(CLOSE, &close_payload(4002, "u"))),
             Trouble::End(side) => wire(side).give([Give::End]),
@@ -1306,6 +1484,7 @@ fn any_trouble() -> impl Strategy<Value = Trouble> {
     let side = || prop::bool::ANY.prop_map(|client| if client { Side::Client } else { Side::Upstream });
     prop_oneof![
         Just(Trouble::Drain),
+        Just(Trouble::Leave),
         side().prop_map(Trouble::Close),
         side().prop_map(Trouble::End),
         side().prop_map(Trouble::Reset),
@@ -1343,7 +1522,10 @@ async fn troubled(up: Play, down: Play, troubles: Vec<(usize, Trouble)>) -> Resu
     // A side that is stuck, or stops within a frame, is noticed later than at once.
     let ended_by_trouble = end.cause != Cause::MaxAge && end.detail != Detail::FrameTimeout;
     // At the most: a second for the client's verdict, close_timeout, two to linger; timers fire up to a millisecond late.
-    prop_assert!(!ended_by_trouble || end.duration < Duration::from_millis(8_100), "{:?}", end.duration);
+    // Who is asked to leave may end a message, and the upstream is told after the client.
+    let leaves = troubles.iter().any(|(_, trouble)| *trouble == Trouble::Leave);
+    let most = if leaves { 16_200 } else { 8_100 };
+    prop_assert!(!ended_by_trouble || end.duration < Duration::from_millis(most), "{:?}", end.duration);
     for (side, wire, codes, sent) in
         [(Side::Client, client, end.client, &sent[0]), (Side::Upstream, upstream, end.upstream, &sent[1])]
     {

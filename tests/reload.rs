@@ -1,6 +1,6 @@
 //! Reload: another configuration under load, and no connection is lost; what changes for whom; what is wrong changes nothing.
 //!
-//! `TIDEGATE_RELOADS=1000 cargo test --release --test reload thousand` runs the long one at full length.
+//! `TIDEGATE_RELOADS=10000 cargo test --release --test reload thousand` reloads more often than a thousand times.
 
 mod support;
 
@@ -136,7 +136,7 @@ fn echoes(address: SocketAddr, number: usize, stop: &AtomicBool) -> usize {
 #[test]
 fn a_thousand_reloads_under_load_lose_nothing() {
     const CLIENTS: usize = 8;
-    let reloads = std::env::var("TIDEGATE_RELOADS").ok().and_then(|count| count.parse().ok()).unwrap_or(300);
+    let reloads = std::env::var("TIDEGATE_RELOADS").ok().and_then(|count| count.parse().ok()).unwrap_or(1000);
     let upstream = echo();
     // Each has something else than the one before: limits, rates, another route, listener and upstream.
     let variants = [
@@ -326,6 +326,13 @@ fn listeners_come_and_go() {
     });
     assert!(says(&mut session, "sessions belong to routes"));
     assert_eq!(idle.rest(), b"", "a connection without a request ends");
+    // One that is there again the next moment.
+    let again = format!("[[listener]]\naddress = \"{added}\"\n");
+    for _ in 0..20 {
+        running.reloaded(&text(upstream, http, &again));
+        leave(Peer::open(added, "/app"));
+        running.reloaded(&text(upstream, http, ""));
+    }
     // The settings of one that stays hold at once, for its socket too.
     running.reloaded(&text(upstream, http, "").replacen(
         "\"127.0.0.1:0\"\n",

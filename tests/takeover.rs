@@ -17,7 +17,7 @@ use support::gateway::{Gateway, folder};
 use support::http::status;
 use support::servers::Process;
 
-/// How long clients come. Longer by hand: `TAKEOVER_SECONDS=30 cargo test --release --test takeover`.
+/// How long clients come. Longer by hand: `TAKEOVER_SECONDS=30 cargo test --test takeover`.
 fn span() -> Duration {
     let seconds = std::env::var("TAKEOVER_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(seconds.unwrap_or(5))
@@ -88,7 +88,7 @@ fn config(address: SocketAddr, upstream: SocketAddr, listener: &str) -> String {
 
 /// Twice in a row the next process is started, and the one before told to stop when that is ready, which is when `start`
 /// returns.
-fn take_over(mut old: Gateway, start: impl Fn() -> Gateway) {
+fn take_over(mut old: Gateway, start: impl Fn() -> Gateway) -> Vec<String> {
     let clients = Clients::begin(old.address());
     let living = Peer::open(old.address(), "/");
     let begun = Instant::now();
@@ -105,10 +105,10 @@ fn take_over(mut old: Gateway, start: impl Fn() -> Gateway) {
     let before = clients.served();
     eventually("the last process serves", || clients.served() > before + 50 && begun.elapsed() > span());
     let (served, failures) = clients.end();
-    assert!(failures.is_empty(), "{} of {served} failed: {:#?}", failures.len(), &failures[..failures.len().min(5)]);
     let mut living = living;
     assert_eq!(living.frame().close().0, 1012, "who was connected to the first process was told");
-    println!("{served} clients, none refused");
+    println!("{served} clients, {} failed", failures.len());
+    failures
 }
 
 /// What docs/operating.md tells for systemd: both processes have the same socket.
@@ -118,17 +118,21 @@ fn a_socket_that_both_were_handed_loses_nobody() {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let config = config(socket.local_addr().expect("an address"), upstream.address, "");
     let start = || Gateway::start_handed(&config, socket.try_clone().expect("a duplicate"), "");
-    take_over(start(), start);
+    assert_eq!(take_over(start(), start), [""; 0]);
 }
 
-/// And without systemd: each process has a socket of its own at the same port.
+/// And without systemd: each process has a socket of its own at the same port. A TCP handshake that is under way when the
+/// old one closes may be reset, unless the kernel hands it over: at each of the two handovers seldom one.
 #[test]
 fn a_port_that_both_listen_at_loses_nobody() {
     let upstream = Process::start("127.0.0.1:0".parse().expect("an address"));
     let free = "127.0.0.1:0".parse().expect("an address");
     let old = Gateway::start(&config(free, upstream.address, "reuse_port = true"));
     let config = config(old.address(), upstream.address, "reuse_port = true");
-    take_over(old, || Gateway::start(&config));
+    let failures = take_over(old, || Gateway::start(&config));
+    let migrates = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|text| text.trim() == "1");
+    assert!(failures.len() <= if migrates { 0 } else { 2 }, "{failures:#?}");
+    assert!(failures.iter().all(|failure| failure.contains("reset")), "{failures:#?}");
 }
 
 #[test]

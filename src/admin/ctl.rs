@@ -216,17 +216,26 @@ fn status(answer: &Value) -> String {
     for certificate in answer["certificates"].as_array().into_iter().flatten() {
         let left = certificate["expires_in_seconds"].as_f64().unwrap_or(0.0);
         let when = if left > 0.0 { format!("expires in {}", show_age(left)) } else { "has expired".to_owned() };
-        let _ = writeln!(out, "certificate {} {when}", text(&certificate["file"]));
+        let _ = writeln!(out, "certificate {} of {} {when}", text(&certificate["file"]), text(&certificate["at"]));
     }
     out
 }
 
 fn reload(answer: &Value) -> String {
-    let changes: Vec<&str> = answer["changes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    match changes.is_empty() {
-        true => "reloaded: nothing has changed\n".to_owned(),
-        false => format!("reloaded:\n  {}\n", changes.join("\n  ")),
+    let lines = |name: &str| -> Vec<String> {
+        answer[name].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut changes = lines("changes");
+    match number(&answer["certificates"]) {
+        0 => {}
+        count => changes.push(format!("~ {}", counted(count, "certificate", "").trim_end())),
     }
+    let warnings = lines("warnings").into_iter().map(|warning| format!("warning: {warning}\n"));
+    let told = match changes.is_empty() {
+        true => "reloaded: nothing has changed\n".to_owned(),
+        false => format!("reloaded:\n{}\n", changes.join("\n")),
+    };
+    warnings.chain([told]).collect()
 }
 
 fn counted(count: u64, thing: &str, verb: &str) -> String {

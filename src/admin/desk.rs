@@ -1,8 +1,8 @@
 //! What is asked, answered. Here the interface meets what runs; nothing here knows of connections.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -15,8 +15,10 @@ use time::format_description::well_known::Rfc3339;
 use super::answer::{Answer, Problem};
 use super::query::Query;
 use super::table::Call;
-use crate::config;
-use crate::live::{Current, Live};
+use crate::config::diff::describe;
+use crate::gateway::{Gateway, ReloadError};
+use crate::live::Live;
+use crate::observe::log::chain;
 use crate::observe::metrics::{CertificateNow, Format, Now, OpenSessions, ServerNow, TrafficNow};
 use crate::observe::process::unix_seconds;
 use crate::relay::Cause;
@@ -41,28 +43,38 @@ pub struct Ask {
 /// What answers.
 #[derive(Debug)]
 pub struct Desk {
-    current: Arc<Current>,
+    gateway: Weak<Gateway>,
+    /// The file of the configuration; `None` where it is built in.
+    file: Option<PathBuf>,
     began: SystemTime,
 }
 
-/// What one request is answered from: the configuration in service when it came.
+/// What one request is answered from.
 struct View {
+    gateway: Arc<Gateway>,
+    /// The configuration in service when it came.
     live: Arc<Live>,
-    began: SystemTime,
+    desk: Arc<Desk>,
 }
 
 impl Desk {
-    pub fn new(current: Arc<Current>) -> Self {
-        Desk { current, began: SystemTime::now() }
+    pub fn new(gateway: Weak<Gateway>, file: Option<PathBuf>) -> Self {
+        Desk { gateway, file, began: SystemTime::now() }
     }
 
     /// # Errors
     /// When what is asked cannot be answered.
     pub async fn answer(self: Arc<Self>, call: Call, ask: Ask) -> Result<Answer, Problem> {
-        let view = View { live: self.current.load(), began: self.began };
+        let gone = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", "the gateway has stopped");
+        let gateway = self.gateway.upgrade().ok_or_else(gone)?;
+        let view = View { live: gateway.current(), gateway, desk: self };
         match call {
             Call::Health => Ok(Answer::json(&json!({ "status": "ok" }))),
             Call::Ready => Ok(view.ready()),
+            Call::Reload => {
+                view.takes_nothing(&ask)?;
+                view.reload().await
+            }
             // Sums over all sessions, and long lists: not on a thread that relays.
             _ => tokio::task::spawn_blocking(move || view.look(call, &ask)).await.unwrap_or_else(|_| {
                 Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the gateway's log says why"))
@@ -74,13 +86,17 @@ impl Desk {
 impl View {
     fn look(&self, call: Call, ask: &Ask) -> Result<Answer, Problem> {
         let query = Query::read(&ask.query)?;
-        if !matches!(call, Call::Drain | Call::SetServer) && !ask.body.is_empty() {
-            return Err(Problem::bad("nothing here reads a body: put filters into the query"));
+        if !matches!(call, Call::Drain | Call::SetServer) {
+            no_body(ask)?;
         }
         match call {
             Call::Sessions => self.sessions(query),
             Call::CloseSessions => self.close_sessions(query),
             Call::CloseSession => self.close_session(id(&ask.variables)?, query),
+            Call::Drain => {
+                query.finish()?;
+                self.drain(&ask.body)
+            }
             _ => {
                 query.finish()?;
                 self.simple(call, ask)
@@ -100,41 +116,69 @@ impl View {
             Call::Session => self.session(id(&ask.variables)?),
             Call::Upstreams => Ok(Answer::json(&self.upstreams())),
             Call::SetServer => self.set_server(&ask.variables, &ask.body),
-            Call::Config => Ok(Answer::json(&config::effective(&self.live.config.source))),
+            Call::Config => Ok(Answer::json(&self.live.config.shown)),
             _ => Err(Problem::not_found("not yet")),
         }
     }
 
     fn ready(&self) -> Answer {
-        match self.live.drain.has_begun() {
-            false => Answer::json(&json!({ "ready": true })),
-            true => {
+        match self.live.drain.ready() {
+            true => Answer::json(&json!({ "ready": true })),
+            false => {
                 Answer::json(&json!({ "ready": false, "reason": "draining" })).with(StatusCode::SERVICE_UNAVAILABLE)
             }
         }
     }
 
     fn status(&self) -> Value {
-        let taken = self.live.taken();
+        let (taken, last) = (self.live.taken(), self.gateway.reloads().last());
         let now = SystemTime::now();
         let since = |then: SystemTime| now.duration_since(then).unwrap_or_default().as_secs_f64();
         let certificates = self.certificates().into_iter().map(|certificate| {
             let left = certificate.expires - unix_seconds(now);
-            json!({ "file": certificate.file, "expires_in_seconds": left })
+            json!({ "at": certificate.at, "file": certificate.file, "expires_in_seconds": left })
         });
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "uptime_seconds": since(self.began),
-            "ready": !self.live.drain.has_begun(),
+            "uptime_seconds": since(self.desk.began),
+            "ready": self.live.drain.ready(),
             "sessions": self.live.drain.sessions().len(),
             "connections": taken.connections,
             "held_bytes": self.live.drain.sessions().held_bytes(),
             "config": {
-                "file": self.live.config.source.file().display().to_string(),
-                "loaded_seconds_ago": since(self.began),
+                "file": self.desk.file.as_ref().map(|file| file.display().to_string()),
+                "loaded_seconds_ago": since(last.loaded),
+                "reloads": self.gateway.reloads().good(),
+                "reloads_failed": self.gateway.reloads().failed(),
+                "last_reload_error": last.error,
             },
             "certificates": certificates.collect::<Vec<_>>(),
         })
+    }
+
+    async fn reload(&self) -> Result<Answer, Problem> {
+        let reloaded = self.gateway.reload().await.map_err(|error| {
+            let (status, reason) = match &error {
+                ReloadError::BuiltIn | ReloadError::Stopping => (StatusCode::CONFLICT, "not_now"),
+                ReloadError::Problems(_) | ReloadError::Build(_) => (StatusCode::UNPROCESSABLE_ENTITY, "not_reloaded"),
+                ReloadError::Panicked => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+            };
+            Problem::new(status, reason, chain(&error))
+        })?;
+        let changes = describe(&reloaded.diff, &reloaded.restart);
+        let changes: Vec<&str> = changes.lines().filter(|_| !reloaded.is_empty()).collect();
+        let warnings: Vec<String> = reloaded.warnings.iter().map(|warning| warning.line()).collect();
+        Ok(Answer::json(&json!({
+            "changes": changes,
+            "certificates": reloaded.certificates,
+            "warnings": warnings,
+        })))
+    }
+
+    /// Neither parameters nor a body.
+    fn takes_nothing(&self, ask: &Ask) -> Result<(), Problem> {
+        Query::read(&ask.query)?.finish()?;
+        no_body(ask)
     }
 
     // Sessions.
@@ -178,6 +222,22 @@ impl View {
         let living = self.live.drain.sessions().find(&one).into_iter().next().ok_or_else(|| no_session(id))?;
         living.end(cause);
         Ok(Answer::json(&json!({ "selected": 1, "dry_run": false })))
+    }
+
+    /// Goes on when this is answered.
+    fn drain(&self, body: &[u8]) -> Result<Answer, Problem> {
+        let selector = drained(body)?;
+        let (drain, rules) = (self.live.drain.clone(), self.live.config.drain.clone());
+        let sessions = drain.sessions().find(selector.as_ref().unwrap_or(&Selector::default())).len();
+        let answer = json!({ "sessions": sessions, "window_seconds": rules.window.as_secs_f64() });
+        tokio::spawn(async move {
+            let cut = match selector {
+                None => drain.empty(&rules).await,
+                Some(selector) => drain.close(&selector, Cause::Drain, &rules).await,
+            };
+            tracing::info!(sessions, cut, "drained, as [admin] was asked to");
+        });
+        Ok(Answer::json(&answer).with(StatusCode::ACCEPTED))
     }
 
     // Upstreams.
@@ -233,6 +293,8 @@ impl View {
 
     fn now(&self) -> Now {
         let taken = self.live.taken();
+        let reloads = self.gateway.reloads();
+        let last = reloads.last();
         let mut sessions: BTreeMap<_, usize> = BTreeMap::new();
         let mut traffic: BTreeMap<String, TrafficNow> = BTreeMap::new();
         for (way, total) in self.live.drain.sessions().traffic() {
@@ -249,10 +311,11 @@ impl View {
             connections: taken.connections,
             connections_pending: taken.pending,
             held_bytes: self.live.drain.sessions().held_bytes(),
-            draining: self.live.drain.has_begun(),
+            draining: !self.live.drain.ready(),
             servers: self.servers(),
-            config_loaded: unix_seconds(self.began),
-            config_ok: true,
+            reloads: [reloads.good(), reloads.failed()],
+            config_loaded: unix_seconds(last.loaded),
+            config_ok: last.error.is_none(),
             certificates: self.certificates(),
         }
     }
@@ -269,19 +332,20 @@ impl View {
     }
 
     fn certificates(&self) -> Vec<CertificateNow> {
-        let mut found: Vec<CertificateNow> = Vec::new();
+        let mut found: BTreeMap<(String, String), f64> = BTreeMap::new();
         for certificate in self.live.certificates() {
-            let file = shown(certificate.file);
-            if found.iter().all(|known| known.file != file) {
-                found.push(CertificateNow { file, expires: certificate.not_after.unix_timestamp() as f64 });
-            }
+            let expires = certificate.not_after.unix_timestamp() as f64;
+            found.insert((certificate.at.to_string(), certificate.file.display().to_string()), expires);
         }
-        found
+        found.into_iter().map(|((at, file), expires)| CertificateNow { at, file, expires }).collect()
     }
 }
 
-fn shown(path: &Path) -> String {
-    path.display().to_string()
+fn no_body(ask: &Ask) -> Result<(), Problem> {
+    match ask.body.is_empty() {
+        true => Ok(()),
+        false => Err(Problem::bad("nothing here reads a body: put filters into the query")),
+    }
 }
 
 fn id(variables: &[String]) -> Result<u64, Problem> {
@@ -291,6 +355,31 @@ fn id(variables: &[String]) -> Result<u64, Problem> {
 
 fn no_session(id: u64) -> Problem {
     Problem::not_found(format!("no session {id} is open"))
+}
+
+/// What is to be drained: `None` is the whole gateway.
+fn drained(body: &[u8]) -> Result<Option<Selector>, Problem> {
+    let wanted = "a body is wanted: {\"all\": true}, or some of route, upstream, server and client, as strings";
+    let body: Value = serde_json::from_slice(body).map_err(|_| Problem::bad(wanted))?;
+    let fields = body.as_object().filter(|fields| !fields.is_empty()).ok_or_else(|| Problem::bad(wanted))?;
+    if body == json!({ "all": true }) {
+        return Ok(None);
+    }
+    let mut selector = Selector::default();
+    for (name, value) in fields {
+        let text = value.as_str().ok_or_else(|| Problem::bad(wanted))?.to_owned();
+        match name.as_str() {
+            "route" => selector.route = Some(text),
+            "upstream" => selector.upstream = Some(text),
+            "server" => selector.server = Some(text),
+            "client" => {
+                let clients = text.parse::<Clients>();
+                selector.client = Some(clients.map_err(|error| Problem::bad(format!("client {text:?}: {error}")))?);
+            }
+            _ => return Err(Problem::bad(wanted)),
+        }
+    }
+    Ok(Some(selector))
 }
 
 /// The filters of a query: each that is there must fit.

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Inspect;
+use super::effective::effective;
 use super::model::{
     AccessLog, Admin, Backend, BackendKind, ClientBy, Config, Dns, Drain, Listener, ListenerAddress, Log, LogFormat,
     LogLevel, Position, Reload, Runtime, ServerAddress, TraceParent, Upstream,
@@ -103,7 +104,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
         drain: drain?,
         reload: reload?,
         admin: if admin_at.is_some() { Some(admin?.value?) } else { None },
-        source: source.clone(),
+        shown: effective(source),
     })
 }
 
@@ -236,9 +237,11 @@ fn log(mut table: Reader<'_, '_>, source: &Source) -> Option<Log> {
 }
 
 fn drain(mut table: Reader<'_, '_>) -> Option<Drain> {
+    let delay = table.value("delay", string(value::duration_or_zero));
+    let window = table.value("window", string(value::duration_or_zero));
     let grace = table.value("grace", string(value::duration_or_zero));
     table.finish();
-    Some(Drain { grace: grace? })
+    Some(Drain { delay: delay?, window: window?, grace: grace? })
 }
 
 fn reload(mut table: Reader<'_, '_>) -> Option<Reload> {

@@ -160,6 +160,10 @@ impl Loaded {
         self.config.backends = old.config.backends.clone();
         self.config.log = old.config.log.clone();
         self.config.admin = old.config.admin.clone();
+        for name in AT_THE_START {
+            // One that is not there is null for both.
+            self.config.shown[name] = old.config.shown[name].clone();
+        }
         kept
     }
 }
@@ -332,5 +336,99 @@ fn show(node: &Node) -> String {
         }
         Value::Other(kind) => (*kind).to_owned(),
         Value::Broken => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::schema::ROUTE;
+
+    const BASE: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.app]\nservers = [\"ws://127.0.0.1:9000\"]\n";
+
+    fn loaded(text: &str) -> Loaded {
+        let environment = |name: &str| (name == "SECRET").then(|| "0123456789abcdef".to_owned());
+        let text = format!("{BASE}{text}");
+        super::super::parse_with(&text, Path::new("config.toml"), &environment, &|_| None).expect("it is right")
+    }
+
+    fn diff(old: &str, new: &str) -> String {
+        let (old, mut new) = (loaded(old), loaded(new));
+        let restart = new.keep_from(&old);
+        describe(&Diff::between(&old, &new), &restart)
+    }
+
+    #[test]
+    fn what_is_another_and_what_only_looks_so() {
+        let route = "[[route]]\nname = \"app\"\nupstream = \"app\"\n";
+        let other = "[[route]]\nname = \"other\"\npath = \"/other\"\nupstream = \"app\"\n";
+        let same = "nothing would change\n";
+        let rows = [
+            ("nothing", route.to_owned(), route.to_owned(), same),
+            ("a default that is written", route.into(), format!("{route}ping = \"answer\"\nlimits = {{}}\n"), same),
+            ("another order", format!("{route}{other}"), format!("{other}{route}"), same),
+            (
+                "a route with a name that moves",
+                route.into(),
+                format!("{route}path = \"/b\"\n"),
+                "~ route app: its sessions stay\n    path: \"/\" -> \"/b\" (new sessions)\n",
+            ),
+            (
+                "one without a name that moves",
+                "[[route]]\nupstream = \"app\"\npath = \"/a\"\n".into(),
+                "[[route]]\nupstream = \"app\"\npath = \"/b\"\n".into(),
+                "+ route /b\n- route /a: its sessions are closed with 1012\n",
+            ),
+            (
+                "a rate",
+                route.into(),
+                format!("{route}limits = {{ messages_per_session = \"5/s\" }}\n"),
+                "~ route app: its sessions stay\n    limits.messages_per_session: \"off\" -> \"5/s\" (open sessions too)\n",
+            ),
+            (
+                "a secret",
+                format!("{route}request_headers = {{ set = {{ X-Token = \"one\" }} }}\n"),
+                format!("{route}request_headers = {{ set = {{ X-Token = \"two\" }} }}\n"),
+                "~ route app: its sessions stay\n    request_headers.set: hidden -> hidden (new sessions)\n",
+            ),
+            (
+                "a value of the environment",
+                format!("{route}host_header = \"a\"\n"),
+                format!("{route}host_header = \"${{SECRET}}\"\n"),
+                "~ route app: its sessions stay\n    host_header: \"a\" -> (from the environment) (new sessions)\n",
+            ),
+            (
+                "two that wait for a restart",
+                route.into(),
+                format!("{route}[runtime]\nworkers = 2\n[[backend]]\nkind = \"echo\"\nlisten = \"127.0.0.1:9001\"\n"),
+                "~ runtime.workers: \"auto\" -> 2 (needs a restart)\n\
+                 ~ backend: [] -> [{ kind = \"echo\", listen = \"127.0.0.1:9001\" }] (needs a restart)\n",
+            ),
+            (
+                "a setting of the gateway",
+                route.into(),
+                format!("{route}[limits]\nsessions = 5\n"),
+                "~ limits.sessions: 100000 -> 5\n",
+            ),
+        ];
+        for (what, old, new, expected) in rows {
+            assert_eq!(diff(&old, &new), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_open_sessions_follow_are_keys_of_a_route() {
+        for path in FOLLOWED {
+            let mut table = Some(&ROUTE);
+            for name in path.split('.') {
+                let key = table.and_then(|table| table.key(name)).unwrap_or_else(|| panic!("{path} is no key"));
+                table = match key.holds {
+                    Holds::Table(below) => Some(below),
+                    _ => None,
+                };
+            }
+        }
     }
 }

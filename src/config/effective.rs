@@ -19,7 +19,7 @@ const SECRETS: &[(&str, &str)] =
     &[("[admin]", "token"), ("[[route]]", "headers"), ("[[route]]", "query"), ("[route.request_headers]", "set")];
 
 /// The whole configuration of a file that is right.
-pub fn effective(source: &Source) -> Json {
+pub(super) fn effective(source: &Source) -> Json {
     let as_written = |name: &str| Some(format!("${{{name}}}"));
     let tree = tree::parse(source, &as_written);
     table(&ROOT, tree.root)

@@ -19,7 +19,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-pub use effective::effective;
 pub use problem::{Problem, Problems, Source};
 pub use reference::{defaults, reference};
 
@@ -44,6 +43,8 @@ pub enum Files<'a> {
     Listener(&'a model::ListenerTls),
     Upstream(&'a model::UpstreamTls),
     Keys(&'a model::Keys),
+    Sticky(&'a model::StickyCookie),
+    Folder(&'a model::Folder),
     /// The file of the admin interface's token.
     Token(&'a Path, Position),
 }

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
-use super::problem::Source;
 use crate::proto::fields;
 
 /// The whole configuration.
@@ -34,8 +33,8 @@ pub struct Config {
     pub reload: Reload,
     /// `None`: there is no admin interface.
     pub admin: Option<Admin>,
-    /// What it was read from, for those who ask what runs.
-    pub source: Source,
+    /// All of it as JSON, without secrets, for those who ask what runs.
+    pub shown: serde_json::Value,
 }
 
 impl Config {
@@ -382,6 +381,7 @@ pub enum Target {
     Page(Page),
     Redirect(Redirect),
     Respond(Respond),
+    Files(Folder),
     /// `https_only` is all there is.
     Nothing,
 }
@@ -403,6 +403,13 @@ pub struct Location {
     pub behind: String,
     /// Then path and query of the request.
     pub keeps_path: bool,
+}
+
+/// `files`: a folder that is served, below the route's path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    pub path: PathBuf,
+    pub at: Position,
 }
 
 /// A fixed answer.
@@ -546,6 +553,7 @@ pub struct Upstream {
     /// At least one.
     pub servers: Vec<Server>,
     pub balance: Balance,
+    pub sticky: Sticky,
     /// How many other servers a request may be tried with.
     pub retries: u32,
     /// Retries in percent of requests.
@@ -642,6 +650,34 @@ pub enum Balance {
     RandomTwo,
     /// Consistent hashing of what the request says; of the client's address where it says nothing.
     Hash(ClientBy),
+}
+
+/// `sticky`: by what a client comes back to the server that it met before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sticky {
+    /// By a cookie of ours.
+    pub cookie: Option<StickyCookie>,
+    /// By the session id of Socket.IO.
+    pub socket_io: bool,
+}
+
+/// `sticky.cookie`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StickyCookie {
+    pub name: String,
+    pub path: String,
+    pub same_site: SameSite,
+    /// The file of the key that it is signed with; `None`: one is made at the start.
+    pub key: Option<(PathBuf, Position)>,
+}
+
+/// Whether a cookie comes with requests that begin on another site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SameSite {
+    /// Only where the address bar leads.
+    Lax,
+    Strict,
+    None,
 }
 
 /// One of an upstream's servers.
@@ -797,7 +833,11 @@ pub enum LogLevel {
 /// `[drain]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
-    /// How long sessions may take to end after SIGTERM or SIGINT.
+    /// How long everybody is still served after the gateway said that it is not ready.
+    pub delay: Duration,
+    /// Over how long sessions are closed.
+    pub window: Duration,
+    /// How long those may take to end that were closed last, and plain requests.
     pub grace: Duration,
 }
 

@@ -182,7 +182,8 @@ pub(super) static LISTENER: Table = Table {
             "true or false",
             Default("false"),
             "Lets another process of the same user listen at this address, too (SO_REUSEPORT): the next version of this \
-             gateway, which takes over. Sockets that systemd hands over need it not.",
+             gateway, which takes over. Sockets that systemd hands over need it not. Counts when the listener is opened, not \
+             at a reload.",
         ),
         Key {
             name: "tls",
@@ -356,6 +357,13 @@ pub(super) static ROUTE: Table = Table {
             doc: "Answers every request, also a handshake, with this.",
             holds: Holds::Table(&RESPOND),
         },
+        Key {
+            name: "files",
+            kind: "table",
+            fallback: Nothing("{ folder = \"public\" }", "no files"),
+            doc: "Answers GET and HEAD with the files of a folder.",
+            holds: Holds::Table(&FILES),
+        },
         key(
             "origins",
             "list of origins",
@@ -524,6 +532,14 @@ pub(super) static RESPOND: Table = Table {
     later: &[],
 };
 
+pub(super) static FILES: Table = Table {
+    title: "route.files",
+    doc: "A folder that is served: `files = { … }`. What stands behind the route's `path` is looked for in it, in a folder its \
+          index.html. Nothing hidden, nothing that a link puts outside, no listings.",
+    keys: &[key("folder", "path of a folder", Required("\"public\""), "The folder.")],
+    later: &[],
+};
+
 pub(super) static REWRITE: Table = Table {
     title: "route.rewrite",
     doc: "The path towards the upstream: `rewrite = { … }`. Each request of the route has it in front of what stands behind \
@@ -637,6 +653,7 @@ pub(super) static UPSTREAM: Table = Table {
              weight. \"random-two\": the less loaded of two that are drawn. \"hash:\": always the same one for the same \
              client address, header, cookie or query parameter; for the address where that is missing.",
         ),
+        section("sticky", Holds::Table(&STICKY), Default("{}")),
         key(
             "retries",
             "number, up to 10",
@@ -705,7 +722,53 @@ pub(super) static UPSTREAM: Table = Table {
              does not lead to any more. As with `on_unhealthy`.",
         ),
     ],
-    later: &["sticky"],
+    later: &[],
+};
+
+pub(super) static STICKY: Table = Table {
+    title: "upstream.NAME.sticky",
+    doc: "By what a client comes back to the server that it met before, as long as that one serves: `sticky = { … }`. Who \
+          has met none goes where `balance` says.",
+    keys: &[
+        Key {
+            name: "cookie",
+            kind: "table",
+            fallback: Nothing("{ name = \"tidegate\" }", "no cookie"),
+            doc: "By a cookie that the gateway sets: signed, and silent about the server.",
+            holds: Holds::Table(&STICKY_COOKIE),
+        },
+        key(
+            "socket_io",
+            "true or false",
+            Default("false"),
+            "By Socket.IO's own session id (`sid`), also for clients that keep no cookies. Goes before the cookie.",
+        ),
+    ],
+    later: &[],
+};
+
+pub(super) static STICKY_COOKIE: Table = Table {
+    title: "upstream.NAME.sticky.cookie",
+    doc: "`cookie = { … }`. It is HttpOnly, Secure for clients that came over TLS, and ends with the browser's session.",
+    keys: &[
+        key("name", "name of a cookie", Default("\"tidegate\""), "Its name: another one for each upstream of a host."),
+        key("path", "path", Default("\"/\""), "For which paths the browser sends it."),
+        key(
+            "same_site",
+            "\"lax\", \"strict\" or \"none\"",
+            Default("\"lax\""),
+            "Whether it comes with requests of other sites' pages. \"none\" needs TLS.",
+        ),
+        key(
+            "key_file",
+            "path of a file",
+            Nothing("\"sticky.key\"", "one that is made at the start"),
+            "Holds the key that signs it: 16 to 512 visible ASCII characters. Gateways beside each other need the same \
+             one. A key that is made at the start is another one after a restart and in another gateway, and clients \
+             may change servers then.",
+        ),
+    ],
+    later: &[],
 };
 
 pub(super) static HEALTH: Table = Table {
@@ -926,9 +989,32 @@ pub(super) static LOG: Table = Table {
 
 pub(super) static DRAIN: Table = Table {
     title: "[drain]",
-    doc: "How the gateway stops on SIGTERM and SIGINT. A second signal ends it at once.",
-    keys: &[key("grace", "duration, also \"0s\"", Default("\"30s\""), "How long sessions may take to end.")],
-    later: &["window"],
+    doc: "How the gateway stops on SIGTERM and SIGINT, which takes at most the three times together. A second signal ends it \
+          at once.",
+    keys: &[
+        key(
+            "delay",
+            "duration, also \"0s\"",
+            Default("\"0s\""),
+            "How long it still serves everybody after it said that it is not ready: as long as your balancer takes to notice.",
+        ),
+        key(
+            "window",
+            "duration, also \"0s\"",
+            Default("\"10s\""),
+            "Then new sessions are refused, and those that are open are closed at an even pace over this time, each between \
+             two messages; no slower than ten in a second. Clients get 1012, and as the reason when to come back: \
+             `retry-after=8s`, between 1 s and this time.",
+        ),
+        key(
+            "grace",
+            "duration, also \"0s\"",
+            Default("\"30s\""),
+            "How long a message that is on its way is waited for. This long after the window, what is left is cut: sessions, \
+             plain requests.",
+        ),
+    ],
+    later: &[],
 };
 
 pub(super) static RELOAD: Table = Table {

@@ -103,6 +103,7 @@ fn target(route: &Route) -> String {
         Target::Page(Page::Chat) => "page chat".to_owned(),
         Target::Redirect(redirect) => format!("redirect {}", redirect.status.as_u16()),
         Target::Respond(respond) => format!("respond {}", respond.status.as_u16()),
+        Target::Files(folder) => format!("files {}", folder.path.display()),
         Target::Nothing => return https.to_owned(),
     };
     if route.https_only { format!("{https}, {target}") } else { target }

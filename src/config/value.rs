@@ -423,6 +423,22 @@ pub(super) fn clients(text: &str) -> Parsed<Network> {
     }
 }
 
+/// The name of a cookie (RFC 6265 section 4.1.1).
+pub(super) fn cookie_name(text: &str) -> Parsed<String> {
+    match is_token(text) {
+        true => Ok(text.to_owned()),
+        false => Err(Wrong::new(format!("{text:?} is not the name of a cookie")).help("like \"tidegate\"")),
+    }
+}
+
+/// The path of a cookie (RFC 6265 section 4.1.1): no `;`, which would begin another attribute.
+pub(super) fn cookie_path(text: &str) -> Parsed<String> {
+    match text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';') {
+        true => Ok(text.to_owned()),
+        false => Err(Wrong::new(format!("{text:?} is not the path of a cookie")).help("like \"/\"")),
+    }
+}
+
 /// The name of a header field that holds something of the client's own.
 pub(super) fn field_name(text: &str) -> Parsed<HeaderName> {
     let name = HeaderName::from_str(text)

@@ -15,6 +15,7 @@ use crate::listen::open::Open;
 use crate::live::{Door, Live};
 use crate::upstream::Pool;
 use crate::upstream::resolve::Names;
+use crate::upstream::sticky::Sticky;
 use crate::upstream::tls::Trusted;
 
 /// What is ready to be put into service.
@@ -37,7 +38,7 @@ impl Built {
             .renew(&config)
             .map_err(|(file, source)| StartError::Keys { file, source })?;
         let trusted = trusted(before, &config)?;
-        let pools = pools(before, &config, diff, &trusted);
+        let pools = pools(before, &config, diff, &trusted)?;
         let (doors, sockets) = doors(before, &config, &limits, &drain)?;
         let live = Live { config, limits, drain, keyrings, identities, doors, pools, names: Names::default(), trusted };
         Ok(Built { live, sockets, reread })
@@ -83,18 +84,20 @@ fn pools(
     config: &Config,
     diff: &Diff,
     trusted: &HashMap<String, Arc<Trusted>>,
-) -> HashMap<String, Arc<Pool>> {
+) -> Result<HashMap<String, Arc<Pool>>, StartError> {
     let one = |upstream: &Arc<Upstream>| {
         let name = &upstream.name;
         let (old, new) = (before.and_then(|before| before.trusted.get(name)), trusted.get(name));
         let same = old.map(Arc::as_ptr) == new.map(Arc::as_ptr) && !diff.upstreams.touches(name);
         let tls = new.map(|trusted| trusted.config.clone());
+        let sticky = Sticky::new(&upstream.sticky)
+            .map_err(|source| StartError::Sticky { name: name.clone(), source: Box::new(source) })?;
         let pool = match before.and_then(|before| before.pools.get(name)) {
-            Some(pool) if same => pool.clone(),
-            Some(pool) => Arc::new(pool.renew(upstream.clone(), tls)),
-            None => Arc::new(Pool::new(upstream.clone(), tls)),
+            Some(pool) if same && pool.has_key_of(&sticky) => pool.clone(),
+            Some(pool) => Arc::new(pool.renew(upstream.clone(), tls, sticky)),
+            None => Arc::new(Pool::new(upstream.clone(), tls, sticky)),
         };
-        (name.clone(), pool)
+        Ok((name.clone(), pool))
     };
     config.upstreams.values().map(one).collect()
 }

@@ -42,19 +42,24 @@ pub(super) fn open(
     };
     let listener = Arc::new(listener.clone());
     if let Some(before) = before {
-        let (address, closed) = (before.address.clone(), before.closed.clone());
-        let door = Door { id: before.id, listener, entry, address, sharing: before.sharing, tls, closed };
+        let Door { id, sharing, .. } = **before;
+        let (address, closed, gone) = (before.address.clone(), before.closed.clone(), before.gone.clone());
+        let door = Door { id, listener, entry, address, sharing, tls, closed, gone };
         return Ok((Arc::new(door), None));
     }
     let opened =
         open::open(&listener).map_err(|source| StartError::Listen { address: listener.address.clone(), source })?;
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let (address, sharing) = (opened.address.clone(), opened.sharing);
-    Ok((Arc::new(Door { id, listener, entry, address, sharing, tls, closed: closed() }), Some(opened)))
+    let (closed, gone) = (closed(), CancellationToken::new());
+    Ok((Arc::new(Door { id, listener, entry, address, sharing, tls, closed, gone }), Some(opened)))
 }
 
 /// Accepts connections until the listener is no more.
-pub(super) async fn serve(Open { socket, sharing, .. }: Open, door: Arc<Door>, current: Arc<Current>) {
+pub(super) async fn serve(open: Open, door: Arc<Door>, current: Arc<Current>) {
+    // Dropped behind the socket.
+    let _gone = door.gone.clone().drop_guard();
+    let Open { socket, sharing, .. } = open;
     let drain = current.load().drain.clone();
     let mut trouble = Trouble::default();
     let place = || {
@@ -120,10 +125,12 @@ async fn connection(accepted: Accepted, door: Arc<Door>, current: Arc<Current>) 
 
 /// Only a proxy of ours gets here or somebody who goes around it; balancers that look whether we live come all the time.
 fn not_proxied(error: &ProxyError, address: Address, live: &Live) {
-    live.metrics().turned_away(error.label());
     match error {
         ProxyError::Nothing => tracing::debug!(client = %address, "closed: {error}"),
-        _ => tracing::info!(reason = error.label(), client = %address, detail = %error, "closed before a request"),
+        _ => {
+            live.metrics().turned_away(error.label());
+            tracing::info!(reason = error.label(), client = %address, detail = %error, "closed before a request");
+        }
     }
 }
 

@@ -26,6 +26,18 @@ pub fn inspect(files: Files<'_>) -> Option<(Position, String)> {
             error
         }
         Files::Upstream(tls) => upstream::tls::client_config(tls).err()?,
+        Files::Sticky(cookie) => {
+            let (at, error) = (cookie.key.as_ref()?.1, upstream::sticky::key(cookie).err()?);
+            return Some((at, chain(&error)));
+        }
+        Files::Folder(folder) => {
+            let wrong = match folder.path.metadata() {
+                Ok(found) if found.is_dir() => return None,
+                Ok(_) => format!("{} is no folder", folder.path.display()),
+                Err(error) => format!("{} cannot be served: {error}", folder.path.display()),
+            };
+            return Some((folder.at, wrong));
+        }
         Files::Token(file, at) => return Some((at, chain(&admin::token::read(file).err()?))),
         Files::Keys(keys) => return Some((keys.file_at, chain(&Keyring::load(&keys.file).err()?))),
     };

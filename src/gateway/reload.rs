@@ -5,8 +5,9 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::build::Built;
 use super::inspect::inspect;
@@ -19,7 +20,10 @@ use crate::notify;
 use crate::observe::log;
 use crate::relay::Cause;
 use crate::relay::registry::Selector;
-use crate::upstream::resolve;
+use crate::upstream::{Pool, resolve};
+
+/// For so long a listener that goes may take to close its socket.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// What runs, as it was loaded.
 #[derive(Debug)]
@@ -58,6 +62,13 @@ pub struct Reloaded {
     pub warnings: Vec<Problem>,
 }
 
+impl Reloaded {
+    /// Whether nothing was changed but perhaps certificates.
+    pub fn is_empty(&self) -> bool {
+        self.diff.is_empty() && self.restart.is_empty()
+    }
+}
+
 /// Why the configuration in service stays.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
@@ -74,10 +85,27 @@ pub enum ReloadError {
 }
 
 /// How many reloads there were.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reloads {
     good: AtomicU64,
     failed: AtomicU64,
+    last: Mutex<Last>,
+}
+
+/// What came of the last one.
+#[derive(Debug, Clone)]
+pub struct Last {
+    /// When the configuration in service was loaded.
+    pub loaded: SystemTime,
+    /// Why a newer one was not put in its place.
+    pub error: Option<String>,
+}
+
+impl Default for Reloads {
+    fn default() -> Self {
+        let last = Mutex::new(Last { loaded: SystemTime::now(), error: None });
+        Reloads { good: AtomicU64::default(), failed: AtomicU64::default(), last }
+    }
 }
 
 impl Reloads {
@@ -87,6 +115,24 @@ impl Reloads {
 
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    pub fn last(&self) -> Last {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn went_well(&self) {
+        self.good.fetch_add(1, Ordering::Relaxed);
+        *self.lock() = Last { loaded: SystemTime::now(), error: None };
+    }
+
+    fn went_wrong(&self, error: String) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.lock().error = Some(error);
     }
 }
 
@@ -104,13 +150,18 @@ impl Gateway {
     ///
     /// # Errors
     /// Whatever is wrong: nothing has changed then.
-    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
-        let mut running = self.running.lock().await;
-        notify::reloading();
-        let result = self.try_reload(&mut running).await;
-        self.note(&result);
-        notify::ready();
-        result
+    pub async fn reload(self: &Arc<Self>) -> Result<Reloaded, ReloadError> {
+        let gateway = self.clone();
+        // In a task of its own: whoever asked may go away, and a reload that has begun is to come to its end.
+        let reload = tokio::spawn(async move {
+            let mut running = gateway.running.lock().await;
+            notify::reloading();
+            let result = gateway.try_reload(&mut running).await;
+            gateway.note(&result);
+            notify::ready();
+            result
+        });
+        reload.await.unwrap_or(Err(ReloadError::Panicked))
     }
 
     async fn try_reload(&self, running: &mut Running) -> Result<Reloaded, ReloadError> {
@@ -130,6 +181,7 @@ impl Gateway {
                     let restart = new.keep_from(&old);
                     let diff = Diff::between(&old, &new);
                     let built = Built::beside(Some(&before), new.config.clone(), &diff)?;
+                    stamps.retain(&files(&new));
                     Ok((new, built, diff, restart))
                 });
                 (stamps, result)
@@ -144,6 +196,7 @@ impl Gateway {
             return Err(ReloadError::Stopping);
         }
         let certificates = self.put(&before, built, &diff);
+        self.closed(&before).await;
         let warnings = new.warnings.clone();
         running.loaded = new;
         Ok(Reloaded { diff, certificates, restart, warnings })
@@ -157,35 +210,45 @@ impl Gateway {
         let Built { live, sockets, reread } = built;
         let certificates = renewed(before, &live);
         let live = Arc::new(live);
-        live.limits.put(&before.limits);
+        let changed = live.limits.put(&before.limits);
         self.current.put(live.clone());
         for (door, _) in &sockets {
             tracing::info!("listening on {}", show::place(&door.listener, &door.address));
         }
         serve_all(sockets, &self.current);
-        live.pools().for_each(|pool| pool.start(&live.drain, &live.config.drain));
+        let is_new =
+            |(name, pool): &(&String, &Arc<Pool>)| before.pools.get(*name).is_none_or(|old| !Arc::ptr_eq(old, pool));
+        live.pools.iter().filter(is_new).for_each(|(_, pool)| pool.start(&live.drain, &live.config.drain));
         for door in before.doors.iter().filter(|door| live.door(door.id).is_none()) {
             door.closed.cancel();
             tracing::info!("no longer listening on {}", show::place(&door.listener, &door.address));
         }
         let sessions = live.drain.sessions();
         sessions.set_held_bytes(live.config.limits.held_bytes);
-        let routes = &diff.routes;
-        sessions.renew(|route| routes.changed.iter().any(|(changed, _)| changed == route));
+        sessions.renew(|route| changed.contains(route));
         if reread.put() {
             sessions.end_revoked();
         }
-        for route in &routes.removed {
+        for route in &diff.routes.removed {
             let removed = Selector { route: Some(route.clone()), ..Selector::default() };
-            sessions.end_where(&removed, Cause::RouteRemoved);
+            let (drain, rules) = (live.drain.clone(), live.config.drain.clone());
+            tokio::spawn(async move { drain.close(&removed, Cause::RouteRemoved, &rules).await });
         }
         certificates
+    }
+
+    /// Waits until the sockets of listeners that went are closed, so that the next reload can open them again.
+    async fn closed(&self, before: &Live) {
+        let live = self.current();
+        for door in before.doors.iter().filter(|door| live.door(door.id).is_none()) {
+            let _ = tokio::time::timeout(CLOSING, door.gone.cancelled()).await;
+        }
     }
 
     fn note(&self, result: &Result<Reloaded, ReloadError>) {
         match result {
             Ok(reloaded) => {
-                self.reloads.good.fetch_add(1, Ordering::Relaxed);
+                self.reloads.went_well();
                 for warning in &reloaded.warnings {
                     tracing::warn!("{}", warning.line());
                 }
@@ -198,7 +261,7 @@ impl Gateway {
                 tracing::info!("reloaded: {reloaded}");
             }
             Err(ReloadError::Problems(problems)) => {
-                self.reloads.failed.fetch_add(1, Ordering::Relaxed);
+                self.reloads.went_wrong(problems.to_string());
                 for problem in problems.iter() {
                     tracing::error!("{}", problem.line());
                 }
@@ -206,8 +269,8 @@ impl Gateway {
                 tracing::error!(problems, "not reloaded: the configuration from before stays in service");
             }
             Err(error) => {
-                self.reloads.failed.fetch_add(1, Ordering::Relaxed);
                 let error = log::chain(error);
+                self.reloads.went_wrong(error.clone());
                 tracing::error!(error, "not reloaded: the configuration from before stays in service");
             }
         }

@@ -31,6 +31,11 @@ impl Stamps {
         }
     }
 
+    /// Forgets all others.
+    pub fn retain(&mut self, files: &[PathBuf]) {
+        self.0.retain(|file, _| files.contains(file));
+    }
+
     fn again(&self) -> Stamps {
         Stamps(self.0.keys().map(|file| (file.clone(), Stamp::of(file))).collect())
     }

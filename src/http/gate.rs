@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SET_COOKIE,
+    UPGRADE,
 };
 use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body_util::{Either, Empty, Full};
@@ -15,7 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::marks::Marks;
-use super::{fixed, pass, spelling};
+use super::{files, fixed, pass, spelling};
 use crate::config::model::{Keys, Refuse, Route, Server};
 use crate::drain::Drain;
 use crate::limits::terms::Account;
@@ -37,8 +38,9 @@ use crate::upstream::body::Answer as Answered;
 use crate::upstream::dial::Answer;
 use crate::upstream::{Chosen, tries};
 
-/// The body of an answer: ours, or the upstream's as it comes: to a handshake that it refused, or to plain HTTP.
-pub type Body = Either<Full<Bytes>, Either<Incoming, Answered>>;
+/// The body of an answer: ours, or as it comes: the upstream's to a handshake that it refused, a file, the upstream's to
+/// plain HTTP.
+pub type Body = Either<Full<Bytes>, Either<Either<Incoming, files::Body>, Answered>>;
 
 /// The connection that a request came on.
 pub struct Arrival {
@@ -119,6 +121,10 @@ impl Refusing {
     pub(super) fn upstream(refusal: Refusal, server: &str, detail: Option<String>) -> Self {
         Refusing { upstream: Some(server.to_owned()), detail, ..refusal.into() }
     }
+
+    pub(super) fn detailed(refusal: Refusal, detail: String) -> Self {
+        Refusing { detail: Some(detail), ..refusal.into() }
+    }
 }
 
 impl From<Refusal> for Refusing {
@@ -158,6 +164,13 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
         }
         Ok(Decision::Redirect(route, location, status)) => given(route, fixed::redirect(location, status)),
         Ok(Decision::Respond(route, respond)) => given(route, fixed::respond(respond)),
+        Ok(Decision::File(route, folder, below)) => {
+            arrival.has_agreed();
+            match Box::pin(files::answer(folder, route, &below, &parts)).await {
+                Ok(response) => (response.map(|body| Either::Right(Either::Left(Either::Right(body)))), None),
+                Err(refusing) => refuse(refusing, Some(route), None, &client, &seen, &marks, live),
+            }
+        }
         Ok(Decision::Plain(passage)) => {
             arrival.has_agreed();
             match pass::pass(parts, body, &passage, visitor, &marks, live).await {
@@ -181,8 +194,8 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
     if let Some(route) = route {
         route.response_headers.apply(response.headers_mut());
     }
-    if upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        // Whatever stands behind a refused upgrade is not read as a request: that is how smuggling begins.
+    // Whatever stands behind a refused upgrade is not read as a request: that is how smuggling begins.
+    if (upgrade || live.drain.has_begun()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
     }
     (response, handover)
@@ -230,11 +243,11 @@ async fn websocket(
     arrival.has_agreed();
     let offered = plan.offered(&mut ())?;
     let pool = live.pool(&plan.upstream.name);
-    let key = pool.key(&parts, &plan.client, live.config.limits.ipv6_prefix);
+    let wish = pool.wish(&parts, &plan.client, live.config.limits.ipv6_prefix, &plan.hop(visitor));
     let request = upstream_request(parts, plan, visitor, &offered, &marks.trace);
     let uri = request.uri().clone();
     let (chosen, answer) =
-        tries::dial(pool, key, request, |server| target(plan.route, server, &uri), live.metrics()).await?;
+        tries::dial(pool, wish, request, |server| target(plan.route, server, &uri), live.metrics()).await?;
     let Chosen { member, permit: server_permit } = chosen;
     let server = &member.server;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
@@ -251,6 +264,9 @@ async fn websocket(
     fields::answer_headers(&mut parts.headers);
     if let (None, Some(fallback)) = (&agreement.subprotocol, plan.fallback) {
         parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(fallback));
+    }
+    if let Some(cookie) = pool.set_cookie(&wish, &member) {
+        parts.headers.append(SET_COOKIE, cookie);
     }
     let sessions = live.drain.sessions();
     let listener = visitor.listener.address.to_string();
@@ -341,7 +357,7 @@ fn refuse(
             let (mut parts, body) = answer.into_parts();
             fields::refusal_headers(&mut parts.headers);
             parts.version = Version::HTTP_11;
-            Response::from_parts(parts, Either::Right(Either::Left(body)))
+            Response::from_parts(parts, Either::Right(Either::Left(Either::Left(body))))
         }
         None => ours(&refusal, seen.problem),
     };

@@ -1,5 +1,6 @@
 //! HTTP/1.1 towards the client: serving a connection, the walk of one request, built-in pages.
 
+mod files;
 mod fixed;
 pub mod gate;
 pub mod marks;

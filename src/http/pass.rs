@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use http::header::{ACCEPT_ENCODING, SET_COOKIE};
 use http::{Request, Response, Version, request};
 use hyper::body::{Body as _, Incoming};
 
@@ -14,6 +15,7 @@ use super::serve::Patience;
 use crate::live::Live;
 use crate::observe::log;
 use crate::policy::decide::{Passage, Visitor};
+use crate::policy::sticky;
 use crate::proto::fields::{self, Framing};
 use crate::proto::plain;
 use crate::proto::refusal::Refusal;
@@ -23,7 +25,7 @@ use crate::upstream::{Chosen, tries};
 
 /// Sends the request to a server of the route's upstream and returns the answer.
 pub async fn pass(
-    parts: request::Parts,
+    mut parts: request::Parts,
     body: Incoming,
     passage: &Passage<'_>,
     visitor: &Visitor,
@@ -31,13 +33,17 @@ pub async fn pass(
     live: &Live,
 ) -> Result<Response<Answer>, Refusing> {
     let pool = live.pool(&passage.upstream.name);
-    let key = pool.key(&parts, &passage.client, live.config.limits.ipv6_prefix);
+    let wish = pool.wish(&parts, &passage.client, live.config.limits.ipv6_prefix, &passage.hop(visitor));
+    if wish.opens_session() {
+        // What the answer tells has to be readable here.
+        parts.headers.remove(ACCEPT_ENCODING);
+    }
     let record = marks.record(passage.route, &passage.client, &parts);
     let course = Arc::new(Course::default());
     let request = request(parts, body, passage, visitor, &marks.trace, &course);
     let (uri, patience) = (request.uri().clone(), passage.rules.request_timeout);
     let (chosen, result) =
-        tries::send(pool, key, request, |server| target(passage.route, server, &uri), patience).await?;
+        tries::send(pool, wish, request, |server| target(passage.route, server, &uri), patience).await?;
     let Chosen { member, permit } = chosen;
     let server = &member.server;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
@@ -50,10 +56,20 @@ pub async fn pass(
         response.body_mut().forsake();
         return Err(refused(Refusal::UpstreamBadAnswer, Some("its transfer coding is not chunked".to_owned())));
     }
+    if let Some(lesson) = pool.lesson(&wish, &member) {
+        response.body_mut().set_lesson(lesson);
+    }
     live.metrics().passed(&passage.route.name, response.status().as_u16());
     response.body_mut().set_permit(permit);
     response.body_mut().set_idle_timeout(passage.rules.answer_idle_timeout);
     fields::plain_answer_headers(response.headers_mut());
+    // What shared caches keep is for everybody; and nobody is to stay with a server that is down.
+    if !sticky::is_shared(response.headers())
+        && !tries::is_down(response.status())
+        && let Some(cookie) = pool.set_cookie(&wish, &member)
+    {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
     *response.version_mut() = Version::HTTP_11;
     response.extensions_mut().insert(Patience(passage.rules.body_timeout));
     if let Some(mut record) = record {

@@ -83,15 +83,21 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
         .preserve_header_case(true)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
-    let mut stopping = pin!(closed.cancelled());
+    let drain = current.load().drain.clone();
+    let mut begun = pin!(drain.begun());
+    let mut closed = pin!(closed.cancelled());
     let mut told = false;
     let mut timer = pin!(sleep(patience.0));
     let outcome = std::future::poll_fn(|cx| {
-        if !told && stopping.as_mut().poll(cx).is_ready() {
-            told = true;
-            Pin::new(&mut connection).graceful_shutdown();
-            // hyper would wait for a first head that has begun; nobody was promised an answer yet.
-            if !lock(&progress).asked {
+        if !told {
+            let (closed, begun) = (closed.as_mut().poll(cx).is_ready(), begun.as_mut().poll(cx).is_ready());
+            let asked = (closed || begun) && lock(&progress).asked;
+            if asked {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            } else if closed {
+                // hyper would wait for a first head that has begun; nobody was promised an answer yet. While the gateway
+                // drains there is one, and hyper would close a connection that has said nothing.
                 return Poll::Ready(Some(Ok(())));
             }
         }

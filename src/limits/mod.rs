@@ -12,7 +12,7 @@ mod shards;
 pub mod terms;
 pub mod throttle;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -191,14 +191,22 @@ impl Limits {
         }
     }
 
-    /// Puts these in the place of others: what sessions are held to from now on. They are to be woken then.
-    pub fn put(&self, before: &Limits) {
+    /// Puts these in the place of others: what sessions are held to from now on. Returns the routes for whose sessions that
+    /// is something else; they are to be woken.
+    pub fn put(&self, before: &Limits) -> HashSet<&str> {
+        let mut changed = HashSet::new();
         for (name, entry) in &before.routes {
-            match self.routes.get(name).filter(|after| !Arc::ptr_eq(after, entry)) {
-                Some(after) => after.standing.put(after.terms.clone()),
-                None => entry.standing.remove(),
+            let Some((name, after)) = self.routes.get_key_value(name).filter(|(_, after)| !Arc::ptr_eq(after, entry))
+            else {
+                entry.standing.remove();
+                continue;
+            };
+            after.standing.put(after.terms.clone());
+            if !after.terms.are_those_of(&entry.terms) {
+                changed.insert(name.as_str());
             }
         }
+        changed
     }
 
     /// The entry of a listener, by its place in the configuration.
@@ -511,6 +519,37 @@ mod tests {
         drop(held);
         limits.sweep();
         assert_eq!(limits.remembered(), 0);
+    }
+
+    #[test]
+    fn what_is_taken_stays_taken_through_other_configurations() {
+        let text = |cap: &str| {
+            format!("[[listener]]\n{ROUTE}limits = {{ sessions_per_client = {cap}, handshakes = \"9/h\" }}")
+        };
+        let config = |text: &str| {
+            let text = text.replace("[[listener]]", "[[listener]]\naddress = \"127.0.0.1:0\"");
+            let text = format!("{text}\n[upstream.app]\nservers = [\"ws://127.0.0.1:9000\"]\n");
+            crate::config::parse(&text, Path::new("config.toml")).expect("it is right").config
+        };
+        let first = limits(&text("3"));
+        let held = [ask(&first, &[key(1)]).expect("below"), ask(&first, &[key(1)]).expect("below")];
+        let second = first.renew(&config(&text("2")));
+        assert!(second.put(&first).is_empty(), "a cap is nothing for those who are in");
+        assert_eq!(second.taken(), first.taken());
+        assert_eq!(ask(&second, &[key(1)]).expect_err("two are in"), Refusal::SessionsClientRoute);
+        // The route is gone, and comes back before its sessions have left.
+        let third = second.renew(&config(&text("2").replace("\"app\"\nup", "\"other\"\nup")));
+        third.put(&second);
+        assert!(second.route("app").standing().is_removed());
+        assert_eq!(third.taken(), second.taken());
+        let fourth = third.renew(&config(&text("2")));
+        fourth.put(&third);
+        assert!(!fourth.route("app").standing().is_removed(), "another route");
+        assert_eq!(ask(&fourth, &[key(1)]).expect_err("two are still in"), Refusal::SessionsClientRoute);
+        drop(held);
+        assert!((0..5).all(|number| ask(&fourth, &[key(number)]).is_ok()), "five are left of nine in an hour");
+        assert!(ask(&fourth, &[key(7)]).is_err());
+        assert_eq!(fourth.taken(), Taken::default());
     }
 
     #[test]

@@ -70,6 +70,11 @@ impl Terms {
         Throttle::with_own(&self.rates, own, &clients, &self.purses)
     }
 
+    /// Whether a session that follows these instead would notice nothing.
+    pub(super) fn are_those_of(&self, other: &Terms) -> bool {
+        self.relay == other.relay && self.rates == other.rates
+    }
+
     /// Clients that the rates remember.
     pub(super) fn clients(&self) -> usize {
         self.client_purses.len()

@@ -24,7 +24,6 @@ use prometheus_client::registry::Registry;
 use super::process::Process;
 use crate::proto::close::Code;
 use crate::proto::refusal::Refusal;
-use crate::relay::end::Traffic;
 use crate::relay::registry::Flow;
 use crate::relay::{End, Side};
 
@@ -55,7 +54,6 @@ pub struct Metrics {
     closes: Counters<3>,
     connects: Counters<3>,
     requests: Counters<2>,
-    reloads: Counters<1>,
     /// Of clients and of upstreams.
     pings: [Counter; 2],
     round_trips: [Histogram; 2],
@@ -135,11 +133,6 @@ impl Metrics {
             "Requests of plain HTTP that an upstream answered, by class of status",
             requests.clone(),
         );
-        let reloads = Family::default();
-        registry.register("tidegate_config_reloads", "Reloads of the configuration", reloads.clone());
-        for outcome in ["ok", "failed"] {
-            let _ = reloads.get_or_create(&[("outcome", Cow::Borrowed(outcome))]);
-        }
         let pings: Counters<1> = Family::default();
         registry.register(
             "tidegate_pings_sent",
@@ -175,7 +168,6 @@ impl Metrics {
             closes,
             connects,
             requests,
-            reloads,
             pings,
             round_trips,
             throttled,
@@ -241,10 +233,6 @@ impl Metrics {
     /// A request of plain HTTP whose answer is on its way.
     pub fn passed(&self, route: &str, status: u16) {
         self.requests.get_or_create(&[name("route", route), word("status", class(status))]).inc();
-    }
-
-    pub fn reloaded(&self, ok: bool) {
-        self.reloads.get_or_create(&[word("outcome", if ok { "ok" } else { "failed" })]).inc();
     }
 
     /// Everything, in the format.
@@ -318,6 +306,8 @@ pub struct Now {
     pub held_bytes: usize,
     pub draining: bool,
     pub servers: Vec<ServerNow>,
+    /// That went well, and that failed.
+    pub reloads: [u64; 2],
     /// When the configuration that runs was loaded, in seconds of Unix time.
     pub config_loaded: f64,
     /// The last reload went well, or there was none.
@@ -352,6 +342,8 @@ pub struct ServerNow {
 
 #[derive(Debug)]
 pub struct CertificateNow {
+    /// Where it is shown: `listener 0.0.0.0:443`, `upstream chat`.
+    pub at: String,
     pub file: String,
     /// In seconds of Unix time.
     pub expires: f64,
@@ -388,6 +380,9 @@ impl Collector for Now {
             "Addresses of a server, by the state that they are in; only those that are up get new sessions",
             servers,
         )?;
+        let outcomes = ["ok", "failed"].map(|outcome| [("outcome", outcome)]);
+        let reloads = outcomes.into_iter().zip(self.reloads);
+        counters(&mut to, "tidegate_config_reloads", "Reloads of the configuration", reloads)?;
         gauge(
             &mut to,
             "tidegate_config_loaded_timestamp_seconds",
@@ -400,11 +395,12 @@ impl Collector for Now {
             "0 where the last reload failed, and an older configuration runs",
             usize::from(self.config_ok),
         )?;
-        let certificates = self.certificates.iter().map(|now| ([("file", now.file.as_str())], now.expires));
+        let certificates = self.certificates.iter();
+        let certificates = certificates.map(|now| ([("at", now.at.as_str()), ("file", &now.file)], now.expires));
         gauges(
             &mut to,
             "tidegate_certificate_expiry_timestamp_seconds",
-            "When a certificate of a listener expires",
+            "When a certificate expires that is shown to clients or to upstreams",
             certificates,
         )?;
         gauges(&mut to, "tidegate_build_info", "1, with the version", [([("version", self.version)], 1_usize)])?;
@@ -414,19 +410,24 @@ impl Collector for Now {
 
 impl Now {
     fn traffic(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let sides = |value: fn(Traffic) -> u64| {
-            self.traffic.iter().flat_map(move |now| {
-                let of =
-                    |side: Side, sent: Traffic| ([("route", now.route.as_str()), ("from", side.label())], value(sent));
-                [of(Side::Client, now.flow.from_client), of(Side::Upstream, now.flow.from_upstream)]
+        let sides = || {
+            self.traffic.iter().flat_map(|TrafficNow { route, flow }| {
+                let Flow { from_client, from_upstream, texts } = flow;
+                let [client, upstream] = [Side::Client, Side::Upstream].map(|side| (route.as_str(), side.label()));
+                [(client, from_client, texts.from_client), (upstream, from_upstream, texts.from_upstream)]
             })
         };
-        counters(to, "tidegate_messages", "Data messages that began to pass", sides(|sent| sent.messages))?;
+        let messages = sides().flat_map(|((route, from), sent, texts)| {
+            let of = |kind, count| ([("route", route), ("from", from), ("kind", kind)], count);
+            [of("text", texts), of("binary", sent.messages.saturating_sub(texts))]
+        });
+        counters(to, "tidegate_messages", "Data messages that began to pass", messages)?;
+        let bytes = sides().map(|((route, from), sent, _)| ([("route", route), ("from", from)], sent.bytes));
         counters(
             to,
             "tidegate_message_bytes",
             "Payload bytes of data frames that passed, compressed ones as they are",
-            sides(|sent| sent.bytes),
+            bytes,
         )
     }
 }

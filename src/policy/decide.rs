@@ -11,8 +11,8 @@ use http::{HeaderValue, StatusCode, request};
 
 use super::client::{Client, Peer};
 use super::keys::{self, Key, KeySet};
-use super::{access, origin, redirect, route, subprotocol};
-use crate::config::model::{Compression, Keys, Listener, Page, PlainRules, Respond, Route, Target, Upstream};
+use super::{access, files, origin, redirect, route, subprotocol};
+use crate::config::model::{Compression, Folder, Keys, Listener, Page, PlainRules, Respond, Route, Target, Upstream};
 use crate::proto::extensions::Deflate;
 use crate::proto::fields::{self, Hop, Host};
 use crate::proto::handshake::{self, Offer};
@@ -34,6 +34,8 @@ pub enum Decision<'a> {
     Page(&'a Arc<Route>, Page),
     Redirect(&'a Arc<Route>, HeaderValue, StatusCode),
     Respond(&'a Arc<Route>, &'a Respond),
+    /// A file of a folder: what stands behind the route's path, see [`files::below`].
+    File(&'a Arc<Route>, &'a Folder, String),
     Session(Plan<'a>),
     Plain(Passage<'a>),
 }
@@ -42,6 +44,7 @@ impl<'a> Decision<'a> {
     pub fn route(&self) -> &'a Arc<Route> {
         match self {
             Decision::Page(route, _) | Decision::Redirect(route, ..) | Decision::Respond(route, _) => route,
+            Decision::File(route, ..) => route,
             Decision::Session(plan) => plan.route,
             Decision::Plain(passage) => passage.route,
         }
@@ -164,26 +167,24 @@ pub fn decide<'a>(
             access().map_err(|refusal| denied(Check::Access, refusal))?;
             return Ok(Decision::Respond(route, respond));
         }
-        Target::Page(_) if handshake::tries_upgrade(parts) => return Err(denied(Check::Route, Refusal::NoRoute)),
+        Target::Page(_) | Target::Files(_) if handshake::tries_upgrade(parts) => {
+            return Err(denied(Check::Route, Refusal::NoRoute));
+        }
         Target::Page(page) => {
             access().map_err(|refusal| denied(Check::Access, refusal))?;
             return Ok(Decision::Page(route, *page));
+        }
+        Target::Files(folder) => {
+            admit(parts, route, visitor, &client, keys, watch)?;
+            let below = files::below(route, parts).map_err(|refusal| denied(Check::Route, refusal))?;
+            return Ok(Decision::File(route, folder, below));
         }
     };
     // Browsers send Origin with plain requests, too (RFC 6454 section 7.3); what it means there is the service's matter.
     if let Some(rules) = route.plain.as_ref().filter(|_| !handshake::tries_websocket(parts)) {
         plain::check(parts).map_err(|refusal| denied(Check::Handshake, refusal))?;
         watch.passed(Check::Handshake, format_args!("none: plain HTTP"));
-        access().map_err(|refusal| denied(Check::Access, refusal))?;
-        watch.passed(Check::Access, format_args!("{}", client.address));
-        if let Some(rules) = &route.keys {
-            let denied = |refusal| denied(Check::Key, refusal);
-            // There are no subprotocols here that could hold one.
-            let taken = keys::take(&rules.places, parts, &mut Vec::new()).map_err(denied)?;
-            let bearer = keys::is_bearer(&rules.places);
-            let key = keys(rules).find(&taken.key).cloned().ok_or(Refusal::ApiKeyUnknown { bearer }).map_err(denied)?;
-            watch.passed(Check::Key, format_args!("{}", key.name));
-        }
+        admit(parts, route, visitor, &client, keys, watch)?;
         return Ok(Decision::Plain(Passage { route, rules, upstream, host, client }));
     }
     let offer = handshake::read(parts).map_err(|refusal| denied(Check::Handshake, refusal))?;
@@ -203,6 +204,30 @@ pub fn decide<'a>(
         watch.passed(Check::Key, format_args!("{name}"));
     }
     Ok(Decision::Session(plan))
+}
+
+/// Access and API key of a request that is no handshake.
+fn admit<'a>(
+    parts: &mut request::Parts,
+    route: &'a Arc<Route>,
+    visitor: &Visitor,
+    client: &Client,
+    keys: impl Fn(&Keys) -> Arc<KeySet>,
+    watch: &mut impl Watch,
+) -> Result<(), Denied<'a>> {
+    let denied = |check, refusal| Denied { check, refusal, route: Some(route), key: None };
+    access::check(&visitor.listener.access, &route.access, client.address)
+        .map_err(|refusal| denied(Check::Access, refusal))?;
+    watch.passed(Check::Access, format_args!("{}", client.address));
+    if let Some(rules) = &route.keys {
+        let denied = |refusal| denied(Check::Key, refusal);
+        // There are no subprotocols here that could hold one.
+        let taken = keys::take(&rules.places, parts, &mut Vec::new()).map_err(denied)?;
+        let bearer = keys::is_bearer(&rules.places);
+        let key = keys(rules).find(&taken.key).cloned().ok_or(Refusal::ApiKeyUnknown { bearer }).map_err(denied)?;
+        watch.passed(Check::Key, format_args!("{}", key.name));
+    }
+    Ok(())
 }
 
 impl Passage<'_> {

@@ -3,8 +3,10 @@
 pub mod access;
 pub mod client;
 pub mod decide;
+pub mod files;
 pub mod keys;
 pub mod origin;
 pub mod redirect;
 pub mod route;
+pub mod sticky;
 pub mod subprotocol;

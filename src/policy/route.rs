@@ -76,7 +76,7 @@ pub fn target(route: &Route, base: &str, uri: &Uri) -> String {
 
 /// What stands behind the path of a route that matches, query included. A path begins with one slash, for a target like
 /// `//host/x` names a host to many a server.
-fn rest<'a>(route: &Route, target: &'a str) -> &'a str {
+pub(super) fn rest<'a>(route: &Route, target: &'a str) -> &'a str {
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
     if route.path_exact {
         return query;
@@ -91,7 +91,7 @@ fn rest<'a>(route: &Route, target: &'a str) -> &'a str {
     &target[target.len() - query.len() - kept..]
 }
 
-const ENCODED_SLASH: &str = "%2F";
+pub(super) const ENCODED_SLASH: &str = "%2F";
 
 /// Host, whether the path is exact, the length of the path, the number of conditions.
 type Rank = (HostRank, bool, usize, usize);

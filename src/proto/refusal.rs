@@ -50,9 +50,13 @@ pub enum Refusal {
     PathEncodedSlash,
     #[error("nothing is served at this host and path")]
     NoRoute,
-    /// A built-in page was asked for with another method than GET or HEAD.
+    /// A built-in page or a file was asked for with another method than GET or HEAD.
     #[error("this page answers GET and HEAD only")]
     PageMethod,
+    #[error("there is no such file here")]
+    FileNotFound,
+    #[error("the file cannot be read")]
+    FileUnreadable,
 
     // The opening handshake.
     #[error("a WebSocket handshake is a GET request")]
@@ -284,6 +288,8 @@ impl Refusal {
             Self::PathEncodedSlash => (S::BAD_REQUEST, "path_encoded_slash", None),
             Self::NoRoute => (S::NOT_FOUND, "no_route", None),
             Self::PageMethod => (S::METHOD_NOT_ALLOWED, "page_method", None),
+            Self::FileNotFound => (S::NOT_FOUND, "file_not_found", None),
+            Self::FileUnreadable => (S::INTERNAL_SERVER_ERROR, "file_unreadable", None),
 
             Self::Method => (S::BAD_REQUEST, "method", None),
             Self::HttpVersion => (S::BAD_REQUEST, "http_version", None),

@@ -216,6 +216,8 @@ pub struct Scanner {
     /// Of the text message that is open; empty between messages.
     utf8: Utf8,
     messages: u64,
+    /// Those of them that are text.
+    texts: u64,
     /// How many messages may begin.
     admitted: u64,
     bytes: u64,
@@ -279,6 +281,7 @@ impl Scanner {
             message: None,
             utf8: Utf8::default(),
             messages: 0,
+            texts: 0,
             admitted: u64::MAX,
             bytes: 0,
             frames: 0,
@@ -346,6 +349,11 @@ impl Scanner {
     /// Data messages begun: counted when the header of the first frame is complete and allowed.
     pub fn messages(&self) -> u64 {
         self.messages
+    }
+
+    /// Those of them that are text; the others are binary.
+    pub fn texts(&self) -> u64 {
+        self.texts
     }
 
     /// Payload bytes of data frames that were taken: counted as they pass.
@@ -534,6 +542,7 @@ impl Scanner {
         self.check_size(header, 0)?;
         let text = self.rules.strict && header.opcode == Opcode::Text && header.rsv & RSV1 == 0;
         self.messages += 1;
+        self.texts += u64::from(header.opcode == Opcode::Text);
         // A message of one frame needs no record: most messages are that.
         if !header.fin {
             self.message = Some(Message { bytes: header.payload_len, fragments: 1, text });

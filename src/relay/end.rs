@@ -168,6 +168,15 @@ pub enum Detail {
     Exceeded(Excess),
     /// The gateway held more bytes than `limits.held_bytes`, and this session had held some for longest.
     HeldBytes,
+    /// It was not over when the time for a drain was.
+    Cut,
+}
+
+impl Detail {
+    /// The other, where there is nothing to tell.
+    pub fn or(self, other: Detail) -> Detail {
+        if self == Detail::None { other } else { self }
+    }
 }
 
 /// Of what a side sent too much.
@@ -190,6 +199,7 @@ impl fmt::Display for Detail {
             Detail::Exceeded(Excess::Messages) => f.write_str("more messages than allowed"),
             Detail::Exceeded(Excess::Bytes) => f.write_str("more bytes than allowed"),
             Detail::Exceeded(Excess::Control) => f.write_str("more pings and pongs than allowed"),
+            Detail::Cut => f.write_str("cut: `drain.grace` was over"),
             Detail::HeldBytes => f.write_str("the gateway held too many bytes, and longest for this session"),
         }
     }

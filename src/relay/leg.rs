@@ -113,6 +113,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         self.codes.received.is_some() && unanswered && !self.deaf
     }
 
+    /// Whether what has passed of it ends with a message.
+    pub fn is_between_messages(&self) -> bool {
+        self.scanner.at_boundary() && !self.scanner.mid_message()
+    }
+
     pub fn traffic(&self) -> Traffic {
         Traffic { messages: self.scanner.messages(), bytes: self.scanner.bytes() }
     }

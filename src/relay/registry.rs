@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::limits::held::{Held, Share};
 use crate::observe::metrics::Metrics;
 
-pub use living::{About, Flow, Living, Order, PerSecond, Way};
+pub use living::{About, Flow, Living, Order, PerSecond, Texts, Way};
 pub use select::{Clients, NoClients, Page, Seen, Selected, Selector, SessionInfo};
 
 /// Locks are spread over this many shards; a session takes one at its beginning and one at its end.
@@ -192,6 +192,12 @@ impl Registry {
         self.find(selector).iter().filter(|living| living.end(order)).count()
     }
 
+    /// Ends those of these that still live, as they stand. Each leaves its record all the same. Returns how many there were.
+    pub fn cut(&self, sessions: &[Arc<Living>]) -> usize {
+        let living = sessions.iter().filter(|living| self.has(living.id));
+        living.inspect(|living| living.cut()).count()
+    }
+
     /// Orders the sessions to end whose grant was revoked.
     pub fn end_revoked(&self) {
         self.each().for_each(|living| living.give_if_revoked());
@@ -266,6 +272,11 @@ impl Registry {
         ways.values().flatten().map(|way| (way.clone(), totals.get(way.number).copied().unwrap_or_default())).collect()
     }
 
+    /// Whether it lives.
+    pub fn has(&self, id: u64) -> bool {
+        self.shard(id).living.contains_key(&id)
+    }
+
     /// Lets the sessions of these routes look what they are held to now.
     pub fn renew(&self, is_meant: impl Fn(&str) -> bool) {
         for living in self.each().filter(|living| is_meant(&living.about.way.route)) {
@@ -321,18 +332,10 @@ impl Entry {
         &self.registry.metrics
     }
 
-    /// Wakes `waker` when this session is told to end. To be called before the first [`Entry::ordered`].
+    /// Wakes `waker` once, when there is news for this session. To be called before it looks for the first time, and again
+    /// whenever there was some.
     pub fn watch(&self, waker: &Waker) {
         self.living.waker.register(waker);
-    }
-
-    /// Lets `waker` be woken again where it was, for something that does not end this session. To be called before these are
-    /// asked for: what comes behind it wakes again.
-    pub fn watch_again(&self, waker: &Waker) {
-        let Living { make_room, renew, .. } = &*self.living;
-        if make_room.load(Ordering::Relaxed) || renew.load(Ordering::Relaxed) {
-            self.watch(waker);
-        }
     }
 
     /// What this session was told by somebody else.
@@ -345,17 +348,20 @@ impl Entry {
         self.living.publish(flow, self.registry.began, now);
     }
 
+    /// Whether it was told something. Looked at with each message.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        self.living.has_news()
+    }
+
     /// Whether this session is to give up what it holds; asked for once.
     pub fn has_to_make_room(&self) -> bool {
-        let asked = &self.living.make_room;
-        // Read first: it is looked at with each message.
-        asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
+        self.living.make_room.swap(false, Ordering::AcqRel)
     }
 
     /// Whether its route may hold this session to other terms now; asked for once.
     pub fn has_to_renew(&self) -> bool {
-        let asked = &self.living.renew;
-        asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
+        self.living.renew.swap(false, Ordering::AcqRel)
     }
 
     /// Whether it was last told to hold no bytes.

@@ -17,9 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::clock::Verdict;
-use super::end::{Cause, Detail, End, Excess, Side};
+use super::end::{Cause, Codes, Detail, End, Excess, Side};
 use super::leg::{Leg, NO_CODE, Sends, code};
-use super::registry::{Entry, Flow, Living};
+use super::registry::{Entry, Flow, Living, Order, Texts};
 use super::scratch::{self, Scratch};
 use super::toll::{Paid, Toll};
 use crate::config::model::{Heartbeat, PingMode, Rate, RelayRules};
@@ -56,6 +56,7 @@ pub struct Session<S> {
     /// The payload of our pings: tells our pongs from those of others.
     nonce: [u8; 8],
     last_data: Instant,
+    leaving: Option<Box<Leaving>>,
     ending: Option<Ending>,
     /// The timer is to be set earlier than it stands.
     rearm: Option<Instant>,
@@ -69,6 +70,14 @@ pub struct Opened<S> {
     pub early: Bytes,
 }
 
+/// It was told to end, and messages are on their way. Until they are through nothing ends.
+struct Leaving {
+    order: Order,
+    until: Instant,
+    /// The message in whose midst the client was then, by its number.
+    upload: Option<u64>,
+}
+
 struct Ending {
     cause: Cause,
     side: Side,
@@ -76,9 +85,12 @@ struct Ending {
     phase: Phase,
     /// When the phase is over at the latest.
     deadline: Instant,
-    /// The Close of a client that broke a rule. What the upstream answered to the messages before the fault goes first, as
-    /// it would without us (Autobahn 3.2 to 3.4, 4.1.3, 5.15), so it waits for the upstream's Close.
-    verdict: Option<Box<Control>>,
+    /// The Close that waits for that of the other side, so that what it still sends passes.
+    ///
+    /// To a client that broke a rule: what the upstream answered to the messages before the fault goes first, as it would
+    /// without us (Autobahn 3.2 to 3.4, 4.1.3, 5.15). To an upstream whose client was asked to leave: whatever the client
+    /// sent before it knew goes first.
+    withheld: Option<(Side, Box<Control>)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,9 +121,18 @@ struct Pass {
     nonce: [u8; 8],
     /// The client showed life lately: an upstream's ping may be answered for it.
     client_fresh: bool,
+    /// The session ends as soon as the upstream's stream stands between two messages.
+    parting: bool,
     /// What came of it, for the metrics: this side answered our ping after so long; one of ours was written.
     round_trip: Cell<Option<Duration>>,
     pinged: Cell<bool>,
+}
+
+impl Pass {
+    /// Whether no more of this side may pass: the end comes here, between two messages.
+    fn stops<S: AsyncRead + AsyncWrite + Unpin>(&self, from: &Leg<S>) -> bool {
+        self.parting && from.side == Side::Upstream && from.is_between_messages()
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
@@ -133,6 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             waker: Waker::noop().clone(),
             nonce: rand::random(),
             last_data: now,
+            leaving: None,
             ending: None,
             rearm: None,
             doomed: false,
@@ -164,15 +186,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.waker.clone_from(cx.waker());
             self.entry.watch(&self.waker);
         }
-        self.entry.watch_again(&self.waker);
-        if let Some(order) = self.entry.ordered() {
-            self.end(order.cause, Side::Gateway, Detail::None, now);
-        }
-        if self.entry.has_to_make_room() {
-            self.make_room(now);
-        }
-        if self.entry.has_to_renew() {
-            self.renew(now);
+        if self.entry.has_news() {
+            // Whoever brought it took the waker. Looked at only now: more may come.
+            self.entry.watch(&self.waker);
+            if let Some(end) = self.heed(now) {
+                return Poll::Ready(end);
+            }
         }
         scratch::with(|scratch| {
             for _ in 0..ROUNDS {
@@ -215,6 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.happened(side, happening, now);
             }
         }
+        again |= self.part(now);
         let flow = self.flow();
         if flow != before {
             self.last_data = now;
@@ -230,7 +250,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn flow(&self) -> Flow {
-        Flow { from_client: self.client.traffic(), from_upstream: self.upstream.traffic() }
+        let texts = Texts { from_client: self.client.scanner.texts(), from_upstream: self.upstream.scanner.texts() };
+        Flow { from_client: self.client.traffic(), from_upstream: self.upstream.traffic(), texts }
     }
 
     fn rules(&self) -> &RelayRules {
@@ -263,8 +284,79 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             nonce: self.nonce,
             // The silence of a side that we do not read is our doing.
             client_fresh: self.client.toll.until().is_some() || self.client.watch.fresh(now, fresh),
+            parting: self.is_parting(),
             round_trip: Cell::default(),
             pinged: Cell::default(),
+        }
+    }
+
+    /// Heeds what other tasks want of it.
+    fn heed(&mut self, now: Instant) -> Option<End> {
+        if let Some(order) = self.entry.ordered() {
+            if order.cut {
+                return Some(self.cut(order.cause, now));
+            }
+            self.obey(order, now);
+        }
+        if self.entry.has_to_make_room() {
+            self.make_room(now);
+        }
+        if self.entry.has_to_renew() {
+            self.renew(now);
+        }
+        None
+    }
+
+    /// Heeds what somebody else ordered. A patient order lets the messages pass that are on their way.
+    fn obey(&mut self, order: Order, now: Instant) {
+        if self.ending.is_some() || self.leaving.is_some() {
+            return;
+        }
+        if order.patience.is_zero() {
+            return self.leave(order, now);
+        }
+        let until = now + order.patience;
+        let upload = (!self.client.is_between_messages()).then(|| self.client.scanner.messages());
+        self.leaving = Some(Box::new(Leaving { order, until, upload }));
+        self.rearm(until);
+    }
+
+    /// Whether it was told to end, and the client is through with the message in whose midst it was: a library that answers
+    /// a Close at once would break it off (RFC 6455 section 5.5.1 lets it).
+    fn is_parting(&self) -> bool {
+        let through = |upload| self.client.is_between_messages() || self.client.scanner.messages() != upload;
+        self.ending.is_none() && self.leaving.as_ref().is_some_and(|leaving| leaving.upload.is_none_or(through))
+    }
+
+    /// Asks the client to leave, once no message is broken off by it. The upstream is told when the client has: what that
+    /// sent on its way out is still delivered. True when it did.
+    fn part(&mut self, now: Instant) -> bool {
+        if !self.is_parting() || !self.upstream.is_between_messages() {
+            return false;
+        }
+        let Some(leaving) = self.leaving.take() else { return false };
+        self.leave(leaving.order, now);
+        if let Some(ending) = &mut self.ending {
+            ending.withheld = self.upstream.close_due.take().map(|close| (Side::Upstream, close));
+        }
+        true
+    }
+
+    /// Begins the end that was ordered.
+    fn leave(&mut self, order: Order, now: Instant) {
+        self.end(order.cause, Side::Gateway, Detail::None, now);
+        if order.retry_after > 0
+            && let Some(close) = &mut self.client.close_due
+        {
+            **close = Control::close(code(close), &format!("retry-after={}s", order.retry_after));
+        }
+    }
+
+    /// Ends it as it stands. Nothing more is said to anybody.
+    fn cut(&self, cause: Cause, now: Instant) -> End {
+        match &self.ending {
+            Some(ending) => self.record(ending.cause, ending.side, ending.detail.or(Detail::Cut), now),
+            None => self.record(cause, Side::Gateway, Detail::Cut, now),
         }
     }
 
@@ -399,25 +491,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
         }
         let guilty = side == Side::Client && matches!(detail, Detail::Violation(_));
-        let verdict = self.client.close_due.take_if(|_| guilty);
-        let wait = if verdict.is_some() { VERDICT_WAIT } else { self.rules().close_timeout };
+        let withheld = self.client.close_due.take_if(|_| guilty).map(|close| (Side::Client, close));
+        let wait = if withheld.is_some() { VERDICT_WAIT } else { self.rules().close_timeout };
         let deadline = now + wait.min(self.rules().close_timeout);
-        self.ending = Some(Ending { cause, side, detail, phase: Phase::Closing, deadline, verdict });
+        self.ending = Some(Ending { cause, side, detail, phase: Phase::Closing, deadline, withheld });
         self.rearm(deadline);
     }
 
-    /// Lets the verdict go to the client once nothing can come before it any more, or `late`. True when it does.
+    /// Lets the withheld Close go once nothing can come before it any more, or `late`. True when it does.
     fn pronounce(&mut self, now: Instant, late: bool) -> bool {
-        let upstream = &self.upstream;
-        let told = upstream.close_due.is_some() || upstream.codes.sent.is_some();
-        let answered = !told || silent(upstream) || upstream.deaf;
-        let Some(ending) = self.ending.as_mut().filter(|_| answered || late) else { return false };
-        let Some(verdict) = ending.verdict.take() else { return false };
-        let deadline = now + self.account.rules().close_timeout;
+        let Some(side) = self.ending.as_ref().and_then(|ending| ending.withheld.as_ref()).map(|(side, _)| *side) else {
+            return false;
+        };
+        let (to, other) = self.from(side);
+        let told = other.close_due.is_some() || other.codes.sent.is_some();
+        let answered = !told || silent(other) || other.deaf;
+        if !answered && !late {
+            return false;
+        }
+        // One that has closed by itself gets an answer instead.
+        let is_open = !to.deaf && to.codes == Codes::default();
+        let deadline = now + self.rules().close_timeout;
+        let Some(ending) = &mut self.ending else { return false };
+        let withheld = ending.withheld.take();
         ending.deadline = deadline;
         self.rearm(deadline);
-        if !self.client.deaf {
-            self.client.close_due = Some(verdict);
+        if let Some((_, close)) = withheld.filter(|_| is_open) {
+            self.from(side).0.close_due = Some(close);
         }
         true
     }
@@ -500,6 +600,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             next = next.min(due);
         }
+        if let Some(leaving) = &self.leaving {
+            if now >= leaving.until {
+                let order = leaving.order;
+                self.leave(order, now);
+                return now;
+            }
+            next = next.min(leaving.until);
+        }
         let opened = self.entry.living().opened;
         for (limit, since, cause) in [(max_age, opened, Cause::MaxAge), (idle_timeout, self.last_data, Cause::Idle)] {
             let Some(due) = limit.map(|limit| since + limit) else { continue };
@@ -533,16 +641,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn over(&self, now: Instant) -> Option<End> {
         let ending = self.ending.as_ref()?;
         let expired = ending.phase != Phase::Closing && now >= ending.deadline;
-        (expired || (self.client.done() && self.upstream.done())).then(|| End {
-            cause: ending.cause,
-            side: ending.side,
-            detail: ending.detail,
+        let over = expired || (self.client.done() && self.upstream.done());
+        over.then(|| self.record(ending.cause, ending.side, ending.detail, now))
+    }
+
+    fn record(&self, cause: Cause, side: Side, detail: Detail, now: Instant) -> End {
+        End {
+            cause,
+            side,
+            detail,
             client: self.client.codes(),
             upstream: self.upstream.codes(),
             from_client: self.client.traffic(),
             from_upstream: self.upstream.traffic(),
             duration: now.saturating_duration_since(self.entry.living().opened),
-        })
+        }
     }
 }
 
@@ -556,6 +669,9 @@ fn pump<S: AsyncRead + AsyncWrite + Unpin>(
     pass: &Pass,
 ) -> (bool, Option<Happening>) {
     for _ in 0..READS {
+        if pass.stops(from) {
+            return (true, None);
+        }
         if to.refuses() {
             take_held(from, to, cx, pass);
             // What passes on no more can be read all the same: the answer to our Close may be in it.
@@ -629,7 +745,8 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
     let mut rest = n;
     let mut happening = loop {
         let relayed = from.sends == Sends::Relayed;
-        let until = if relayed && due(to, pass) { Until::Boundary } else { Until::Event };
+        let stops = pass.parting && from.side == Side::Upstream;
+        let until = if relayed && (stops || due(to, pass)) { Until::Boundary } else { Until::Event };
         let step = from.scanner.scan(&input[at..n], until);
         if relayed {
             gather.copy(step.held.as_ref());
@@ -639,8 +756,14 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
         let paid = match step.event {
             None => break None,
             Some(Event::Violation(violation)) => break Some(Happening::Violated(violation)),
+            Some(Event::Boundary) if pass.stops(from) => {
+                rest = at;
+                break None;
+            }
             Some(Event::Boundary) => {
-                say(from, to, gather.own(), pass);
+                if due(to, pass) {
+                    say(from, to, gather.own(), pass);
+                }
                 continue;
             }
             Some(Event::Message) => from.pay_message(pass.now),

@@ -33,9 +33,19 @@ pub enum Rule {
     Hash(u64),
 }
 
+/// The server of that name, when it may be chosen now. A backup may not as long as others may.
+pub fn find(name: u64, servers: &[Candidate]) -> Option<usize> {
+    let backup = only_backups(servers);
+    servers.iter().position(|server| server.name == name && server.open && server.backup == backup)
+}
+
+fn only_backups(servers: &[Candidate]) -> bool {
+    !servers.iter().any(|server| server.open && !server.backup)
+}
+
 /// Chooses among `servers`. `credit` has one number for each of them, zero at the start: what turns remember.
 pub fn choose(rule: Rule, servers: &[Candidate], credit: &mut [i64]) -> Option<usize> {
-    let backup = !servers.iter().any(|server| server.open && !server.backup);
+    let backup = only_backups(servers);
     let may = |index: &usize| servers[*index].open && servers[*index].backup == backup;
     let open = || (0..servers.len()).filter(may);
     match rule {

@@ -15,6 +15,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::kept::{Kept, Link};
+use super::sticky::Lesson;
 use crate::limits::Permit;
 use crate::proto::fields;
 
@@ -221,12 +222,14 @@ pub struct Answer {
     kept: Arc<Kept>,
     course: Arc<Course>,
     ended: bool,
+    lesson: Option<Box<Lesson>>,
     _permit: Option<Permit>,
 }
 
 impl Answer {
     pub(super) fn new(source: Incoming, link: Link, kept: Arc<Kept>, course: Arc<Course>) -> Self {
-        Answer { source, silence: Silence::new(None), link: Some(link), kept, course, ended: false, _permit: None }
+        let silence = Silence::new(None);
+        Answer { source, silence, link: Some(link), kept, course, ended: false, lesson: None, _permit: None }
     }
 
     /// The place with the server: it is held until the answer is gone.
@@ -237,6 +240,11 @@ impl Answer {
     /// How long the server may send nothing; `None`: for ever.
     pub fn set_idle_timeout(&mut self, max: Option<Duration>) {
         self.silence = Silence::new(max);
+    }
+
+    /// Who reads the first bytes, too.
+    pub fn set_lesson(&mut self, lesson: Lesson) {
+        self.lesson = Some(Box::new(lesson));
     }
 
     /// Gives the connection up: its next bytes belong to nobody.
@@ -266,6 +274,11 @@ impl Body for Answer {
         match Pin::new(&mut this.source).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.silence.broken();
+                if let (Some(lesson), Some(bytes)) = (&mut this.lesson, frame.data_ref())
+                    && !lesson.read(bytes)
+                {
+                    this.lesson = None;
+                }
                 Poll::Ready(Some(Ok(cleaned(frame))))
             }
             Poll::Ready(Some(Err(error))) => {

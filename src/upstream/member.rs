@@ -145,9 +145,14 @@ impl Vitals {
     }
 }
 
+/// What a server is called in a hash and in cookies: the same in every process.
+pub(super) fn name_of(server: &Server, address: Option<SocketAddr>) -> u64 {
+    hash(server.text.as_bytes()) ^ address.map_or(0, |address| hash(address.to_string().as_bytes()))
+}
+
 impl Member {
     pub(super) fn new(server: &Server, address: Option<SocketAddr>, kept: Arc<Kept>, vitals: Arc<Vitals>) -> Self {
-        let name = hash(server.text.as_bytes()) ^ address.map_or(0, |address| hash(address.to_string().as_bytes()));
+        let name = name_of(server, address);
         Member { server: server.clone(), address, name, kept, vitals }
     }
 

@@ -7,6 +7,7 @@ mod health;
 pub mod kept;
 pub mod member;
 pub mod resolve;
+pub mod sticky;
 pub mod tls;
 pub mod tries;
 
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::request;
+use http::{HeaderValue, request};
 use rustls::ClientConfig;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -25,6 +26,7 @@ use crate::config::model::{self, Balance, ClientBy, Fate, Passive, Server, Upstr
 use crate::drain::Drain;
 use crate::limits::Permit;
 use crate::policy::client::{self, Client, ClientKey};
+use crate::proto::fields::Hop;
 use crate::proto::refusal::Refusal;
 use crate::relay::Cause;
 use crate::socket::Sources;
@@ -33,6 +35,7 @@ use health::Hindrance;
 use health::watch::watch;
 use kept::Kept;
 use member::{Member, ServerStatus, State, Vitals};
+use sticky::{Lesson, Sticky, Wish};
 use tries::Budget;
 
 /// When to come back while all servers are taken out by hand.
@@ -45,6 +48,7 @@ pub struct Pool {
     pub upstream: Arc<Upstream>,
     /// Set when one of the servers speaks TLS.
     tls: Option<Arc<ClientConfig>>,
+    sticky: Sticky,
     sources: Sources,
     /// Held from the look at loads and health until the place is taken, so that of many handshakes at once each sees the
     /// others.
@@ -122,18 +126,19 @@ enum For {
 }
 
 impl Pool {
-    pub fn new(upstream: Arc<Upstream>, tls: Option<Arc<ClientConfig>>) -> Self {
+    pub fn new(upstream: Arc<Upstream>, tls: Option<Arc<ClientConfig>>, sticky: Sticky) -> Self {
         let budget = Budget::new(upstream.retry_budget);
         let members = upstream.servers.iter().map(|server| {
             Arc::new(Member::new(server, None, Arc::new(kept(&upstream)), Vitals::new(&upstream, false)))
         });
         let members = members.collect();
-        Pool::with(upstream, tls, budget, members, Set::default(), None)
+        Pool::with(upstream, tls, sticky, budget, members, Set::default(), None)
     }
 
     /// The pool of a changed configuration: servers that stay keep their sessions, health, turns and addresses. Those that
     /// do not get nothing new. The old pool goes on for those who have it.
-    pub fn renew(&self, upstream: Arc<Upstream>, tls: Option<Arc<ClientConfig>>) -> Self {
+    pub fn renew(&self, upstream: Arc<Upstream>, tls: Option<Arc<ClientConfig>>, mut sticky: Sticky) -> Self {
+        sticky.inherit(&self.sticky);
         let budget = self.budget.renew(upstream.retry_budget);
         let (old, credit, leaving) = {
             let set = self.set();
@@ -162,12 +167,13 @@ impl Pool {
                 });
             }
         }
-        Pool::with(upstream, tls, budget, members, old, Some(self.checks.clone()))
+        Pool::with(upstream, tls, sticky, budget, members, old, Some(self.checks.clone()))
     }
 
     fn with(
         upstream: Arc<Upstream>,
         tls: Option<Arc<ClientConfig>>,
+        sticky: Sticky,
         budget: Budget,
         members: Vec<Arc<Member>>,
         mut set: Set,
@@ -179,7 +185,7 @@ impl Pool {
         let (set, changed, checks) = (Mutex::new(set), Arc::default(), CancellationToken::new());
         let _end = checks.clone().drop_guard();
         let drain_rules = Mutex::default();
-        Pool { upstream, tls, sources, set, size, budget, changed, checks, _end, checks_before, drain_rules }
+        Pool { upstream, tls, sticky, sources, set, size, budget, changed, checks, _end, checks_before, drain_rules }
     }
 
     /// Begins to check the servers, until the gateway stops; the checks of the pool that this one renews end. To be called
@@ -290,17 +296,34 @@ impl Pool {
         members.chain(set.leaving.iter().map(|member| member.status(now, true))).collect()
     }
 
-    /// What `balance` hashes of a request; `None` where it hashes nothing.
-    pub fn key(&self, parts: &request::Parts, client: &Client, ipv6_prefix: u8) -> Option<u64> {
-        match &self.upstream.balance {
+    /// What a request asks of the choice: what `balance` hashes, and the server that it should meet again.
+    pub fn wish(&self, parts: &request::Parts, client: &Client, ipv6_prefix: u8, hop: &Hop<'_>) -> Wish {
+        let key = match &self.upstream.balance {
             Balance::Hash(by) => Some(key(by, parts, client, ipv6_prefix)),
             Balance::RoundRobin | Balance::LeastConnections | Balance::RandomTwo => None,
-        }
+        };
+        let client = || ClientKey::of(client.address, ipv6_prefix);
+        Wish { key, ..self.sticky.wish(&self.upstream.name, parts, client, hop) }
+    }
+
+    /// The cookie for a client that is served by `member` now, where it has to be told.
+    pub fn set_cookie(&self, wish: &Wish, member: &Member) -> Option<HeaderValue> {
+        self.sticky.set_cookie(&self.upstream.name, wish, member.name)
+    }
+
+    /// Whether cookies are signed with the same key.
+    pub fn has_key_of(&self, sticky: &Sticky) -> bool {
+        self.sticky.has_key_of(sticky)
+    }
+
+    /// Who reads the answer of `member` to a request that opens a session of Socket.IO.
+    pub fn lesson(&self, wish: &Wish, member: &Member) -> Option<Lesson> {
+        self.sticky.lesson(wish, member.name)
     }
 
     /// The server for a session or a request, but for those that were tried; one that has all its sessions, or is not to
     /// be chosen, is passed over.
-    fn choose(&self, key: Option<u64>, tried: &[Arc<Member>], what: For) -> Result<Chosen, Refusal> {
+    fn choose(&self, wish: &Wish, tried: &[Arc<Member>], what: For) -> Result<Chosen, Refusal> {
         let cap = match what {
             For::Session => self.upstream.sessions_per_server.unwrap_or(usize::MAX),
             For::Request => usize::MAX,
@@ -322,7 +345,19 @@ impl Pool {
         candidates.clear();
         candidates.extend(members.iter().map(candidate));
         let nobody = || self.nobody(members, now);
-        let index = choose(self.rule(key), candidates, credit).ok_or_else(nobody)?;
+        // What belongs to a session goes to a server that takes nothing else any more.
+        let may_own = |member: &Arc<Member>| {
+            wish.owner == Some(member.name)
+                && member.vitals.gauge(what).taken() < cap
+                && matches!(member.vitals.health().hindrance(now), None | Some(Hindrance::Hand(State::Drain)))
+                && !tried.iter().any(|tried| tried.is(member))
+        };
+        let owner = wish.owner.and_then(|_| members.iter().position(may_own));
+        let met = || wish.met.and_then(|name| balance::find(name, candidates));
+        let index = match owner.or_else(met) {
+            Some(index) => index,
+            None => choose(self.rule(wish.key), candidates, credit).ok_or_else(nobody)?,
+        };
         let member = members[index].clone();
         // Another generation of this pool may have taken the last place.
         let permit = member.vitals.gauge(what).enter_below(cap).ok_or_else(nobody)?;

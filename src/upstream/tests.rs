@@ -22,12 +22,12 @@ fn upstream(servers: &str, more: &str) -> Arc<Upstream> {
 const THREE: &str = "\"ws://a\", \"ws://b\", \"ws://c\"";
 
 fn pool(more: &str) -> Pool {
-    Pool::new(upstream(THREE, more), None)
+    Pool::new(upstream(THREE, more), None, Sticky::default())
 }
 
 /// A session with whom it gets.
 fn next(pool: &Pool) -> Chosen {
-    pool.choose(None, &[], For::Session).expect("one is open")
+    pool.choose(&Wish::default(), &[], For::Session).expect("one is open")
 }
 
 fn name(chosen: &Chosen) -> String {
@@ -101,12 +101,12 @@ fn a_reload_keeps_what_is_known_of_the_servers_that_stay() {
     assert_eq!(shown(&old), "a 2 drain, b 2, c 0");
 
     let changed = "\"ws://c\", {url = \"ws://a\", weight = 7}, \"ws://d\"";
-    let new = old.renew(upstream(changed, "balance = \"least-connections\""), None);
+    let new = old.renew(upstream(changed, "balance = \"least-connections\""), None, Sticky::default());
     assert_eq!(shown(&new), "c 0, a 2 drain, d 0, b 2 leaving");
     assert_eq!(new.servers()[1].weight, 7);
     assert_eq!(shown(&old), "a 2 drain, b 2, c 0", "the old one is as it was");
     assert_eq!(turns(&new, 4), "c, d, c, d");
-    let again = new.renew(upstream(THREE, "balance = \"least-connections\""), None);
+    let again = new.renew(upstream(THREE, "balance = \"least-connections\""), None, Sticky::default());
     assert_eq!(shown(&again), "a 2 drain, b 2, c 0", "who comes back before its last session ended was never away");
     drop(sessions);
     assert_eq!((shown(&new), new.sessions()), ("c 0, a 0 drain, d 0".to_owned(), 0));
@@ -118,7 +118,7 @@ fn a_reload_goes_on_with_the_turns() {
     let mut taken = String::new();
     for _ in 0..7 {
         taken += &turns(&pool, 1);
-        pool = pool.renew(upstream(THREE, ""), None);
+        pool = pool.renew(upstream(THREE, ""), None, Sticky::default());
     }
     assert_eq!(taken, "abcabca");
 }
@@ -127,9 +127,9 @@ fn a_reload_goes_on_with_the_turns() {
 fn a_cap_counts_sessions_of_older_configurations() {
     let old = pool("sessions_per_server = 2");
     let sessions: Vec<_> = (0..6).map(|_| next(&old)).collect();
-    let new = old.renew(upstream(THREE, "sessions_per_server = 3"), None);
+    let new = old.renew(upstream(THREE, "sessions_per_server = 3"), None, Sticky::default());
     let more: Vec<_> = (0..3).map(|_| next(&new)).collect();
-    assert!(matches!(new.choose(None, &[], For::Session), Err(Refusal::SessionsUpstream)));
+    assert!(matches!(new.choose(&Wish::default(), &[], For::Session), Err(Refusal::SessionsUpstream)));
     assert_eq!(shown(&new), "a 3, b 3, c 3");
     drop((sessions, more));
     assert_eq!(new.sessions(), 0);
@@ -146,7 +146,11 @@ fn addresses_of_a_name_come_and_go() {
     pool.set_addresses("ws://b", &[at(2), at(3)]);
     assert_eq!(shown(&pool), "a 1, b 10.0.0.2:80 1, b 10.0.0.3:80 0, c 1, b 10.0.0.1:80 1 leaving");
     pool.set_addresses("ws://b", &[]);
-    assert_eq!(shown(&pool.renew(upstream(THREE, ""), None)), shown(&pool), "a reload keeps what a name led to");
+    assert_eq!(
+        shown(&pool.renew(upstream(THREE, ""), None, Sticky::default())),
+        shown(&pool),
+        "a reload keeps what a name led to"
+    );
     drop(sessions);
     assert_eq!(shown(&pool), "a 0, b 10.0.0.2:80 0, b 10.0.0.3:80 0, c 0");
     pool.set_state("ws://b", None, State::Drain);
@@ -164,7 +168,7 @@ fn by_hand() {
     assert!(pool.set_state("ws://a", None, State::Down) && pool.set_state("ws://b", None, State::Drain));
     assert_eq!((turns(&pool, 2), shown(&pool)), ("c, c".to_owned(), "a 0 down, b 0 drain, c 0".to_owned()));
     pool.set_state("ws://c", None, State::Drain);
-    let refusal = pool.choose(None, &[], For::Session).expect_err("nobody is left");
+    let refusal = pool.choose(&Wish::default(), &[], For::Session).expect_err("nobody is left");
     assert!(matches!(refusal, Refusal::NoHealthyServer { retry_after } if retry_after == BY_HAND));
     pool.set_state("ws://a", None, State::Up);
     assert_eq!(turns(&pool, 2), "a, a");
@@ -191,7 +195,7 @@ async fn slow_start() {
     assert_eq!(grown, [5, 17, 26, 33]);
 
     let more = format!("{THREE}, \"ws://d\"");
-    let pool = pool.renew(upstream(&more, "slow_start = \"30s\""), None);
+    let pool = pool.renew(upstream(&more, "slow_start = \"30s\""), None, Sticky::default());
     assert_eq!(turns(&pool, 31).matches('d').count(), 1, "one that comes later");
 }
 
@@ -199,7 +203,9 @@ async fn slow_start() {
 async fn slow_start_moves_keys_to_it_and_no_others() {
     let pool = pool("balance = \"hash:client\"\nslow_start = \"30s\"");
     let of = |pool: &Pool| -> Vec<_> {
-        let of = |key| pool.choose(Some(hash(&[key])), &[], For::Session).expect("one is open");
+        let of = |key| {
+            pool.choose(&Wish { key: Some(hash(&[key])), ..Wish::default() }, &[], For::Session).expect("one is open")
+        };
         (0..=255).map(|key| name(&of(key))).collect()
     };
     let before = of(&pool);
@@ -223,12 +229,12 @@ async fn slow_start_moves_keys_to_it_and_no_others() {
 fn an_unhealthy_server_gets_nothing_even_if_it_is_alone() {
     let upstream = upstream("\"ws://a\"", "health = { active = { interval = \"7s\" } }");
     let rules = upstream.active.clone().expect("it is there");
-    let pool = Pool::new(upstream, None);
+    let pool = Pool::new(upstream, None, Sticky::default());
     let check = |failure: Option<&str>| {
         pool.members()[0].vitals.health().checked(failure.map(str::to_owned), &rules, Instant::now());
     };
     check(Some("why"));
-    let refusal = pool.choose(None, &[], For::Session).expect_err("it is down");
+    let refusal = pool.choose(&Wish::default(), &[], For::Session).expect_err("it is down");
     assert!(matches!(refusal, Refusal::NoHealthyServer { retry_after } if retry_after == Duration::from_secs(7)));
     assert_eq!((shown(&pool), pool.servers()[0].failure.as_deref()), ("a 0 unhealthy".to_owned(), Some("why")));
     (0..2).for_each(|_| check(None));
@@ -236,7 +242,7 @@ fn an_unhealthy_server_gets_nothing_even_if_it_is_alone() {
 }
 
 fn drain_rules() -> model::Drain {
-    model::Drain { grace: Duration::ZERO }
+    model::Drain { delay: Duration::ZERO, window: Duration::ZERO, grace: Duration::ZERO }
 }
 
 /// Whether somebody connects from now on, within several intervals of a check.
@@ -257,32 +263,33 @@ async fn checks_begin_and_end_with_the_pool() {
     let server = |listener: &tokio::net::TcpListener| format!("\"ws://{}\"", listener.local_addr().expect("bound"));
     let active = "health = { active = { interval = \"20ms\" } }";
     let drain = Drain::new(0);
-    let pool = Arc::new(Pool::new(upstream(&server(&one), active), None));
+    let pool = Arc::new(Pool::new(upstream(&server(&one), active), None, Sticky::default()));
     pool.start(&drain, &drain_rules());
     assert!(is_checked(&one).await);
 
-    let new = Arc::new(pool.renew(upstream(&format!("{}, {}", server(&one), server(&two)), active), None));
+    let new =
+        Arc::new(pool.renew(upstream(&format!("{}, {}", server(&one), server(&two)), active), None, Sticky::default()));
     new.start(&drain, &drain_rules());
     assert!(is_checked(&one).await && is_checked(&two).await);
     let new = {
-        let last = Arc::new(new.renew(upstream(&server(&two), active), None));
+        let last = Arc::new(new.renew(upstream(&server(&two), active), None, Sticky::default()));
         last.start(&drain, &drain_rules());
         last
     };
     assert!(is_checked(&two).await && !is_checked(&one).await, "nobody asks for who is gone");
 
-    let off = Arc::new(new.renew(upstream(&server(&two), ""), None));
+    let off = Arc::new(new.renew(upstream(&server(&two), ""), None, Sticky::default()));
     off.start(&drain, &drain_rules());
     assert!(!is_checked(&two).await, "though the old pool is there");
-    let again = Arc::new(off.renew(upstream(&server(&two), active), None));
+    let again = Arc::new(off.renew(upstream(&server(&two), active), None, Sticky::default()));
     again.start(&drain, &drain_rules());
     assert!(is_checked(&two).await);
-    let stopped = Arc::new(Pool::new(upstream(&server(&one), active), None));
+    let stopped = Arc::new(Pool::new(upstream(&server(&one), active), None, Sticky::default()));
     let stop = Drain::new(0);
     stopped.start(&stop, &drain_rules());
     assert!(is_checked(&one).await);
     stopped.start(&stop, &drain_rules());
-    stop.drain(Duration::ZERO).await;
+    stop.stop(&drain_rules()).await;
     assert!(!is_checked(&one).await, "the gateway stops, and a second start was none");
     drop(again);
     assert!(!is_checked(&two).await, "the pool is gone");
@@ -320,7 +327,7 @@ async fn sessions_of_servers_that_go_end_by_rule() {
         assert_eq!([0, 1, 2, 3].map(ordered), [None, ends, None, None], "{fate}");
         assert_eq!(enter(&chosen[1]).ordered().map(|order| order.cause), ends, "one whose handshake was under way");
 
-        let new = Arc::new(pool.renew(upstream("\"ws://a\", \"ws://b\"", &more), None));
+        let new = Arc::new(pool.renew(upstream("\"ws://a\", \"ws://b\"", &more), None, Sticky::default()));
         assert_eq!(ordered(3), None, "the new configuration is not in service");
         new.start(&drain, &drain_rules());
         while !chosen[3].member.vitals.gone.load(Ordering::SeqCst) {

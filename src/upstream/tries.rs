@@ -15,6 +15,7 @@ use super::body::{Answer as Answered, End, Upload};
 use super::dial::{self, Answer, DialError};
 use super::kept::{self, Unanswered};
 use super::member::Member;
+use super::sticky::Wish;
 use super::{Chosen, For, Pool};
 use crate::config::model::Server;
 use crate::observe::log;
@@ -24,15 +25,15 @@ use crate::proto::refusal::Refusal;
 /// The tries of one request.
 struct Tries<'a> {
     pool: &'a Pool,
-    key: Option<u64>,
+    wish: Wish,
     /// Servers that failed.
     tried: Vec<Arc<Member>>,
     what: For,
 }
 
 impl<'a> Tries<'a> {
-    fn new(pool: &'a Pool, key: Option<u64>, what: For) -> Self {
-        Tries { pool, key, tried: Vec::new(), what }
+    fn new(pool: &'a Pool, wish: Wish, what: For) -> Self {
+        Tries { pool, wish, tried: Vec::new(), what }
     }
 
     fn first(&self) -> Result<Chosen, Refusal> {
@@ -41,7 +42,7 @@ impl<'a> Tries<'a> {
     }
 
     fn next(&self) -> Result<Chosen, Refusal> {
-        self.pool.choose(self.key, &self.tried, self.what)
+        self.pool.choose(&self.wish, &self.tried, self.what)
     }
 
     /// Whether another try is possible at all, so that a copy of the request is worth its cost.
@@ -85,12 +86,12 @@ impl<'a> Tries<'a> {
 /// When no server has a place, or the target is too long.
 pub async fn dial(
     pool: &Pool,
-    key: Option<u64>,
+    wish: Wish,
     mut request: Request<Empty<Bytes>>,
     target: impl Fn(&Server) -> Result<Uri, Refusal>,
     metrics: &Metrics,
 ) -> Result<(Chosen, Result<Answer, DialError>), Refusal> {
-    let mut tries = Tries::new(pool, key, For::Session);
+    let mut tries = Tries::new(pool, wish, For::Session);
     let mut chosen = tries.first()?;
     loop {
         let mut sent = if tries.left() { request.clone() } else { std::mem::take(&mut request) };
@@ -131,12 +132,12 @@ fn outcome(answer: &Result<Answer, DialError>) -> Dialled {
 /// When no server may be asked, or the target is too long.
 pub async fn send(
     pool: &Pool,
-    key: Option<u64>,
+    wish: Wish,
     mut request: Request<Upload>,
     target: impl Fn(&Server) -> Result<Uri, Refusal>,
     patience: Option<Duration>,
 ) -> Result<(Chosen, Result<Response<Answered>, DialError>), Refusal> {
-    let mut tries = Tries::new(pool, key, For::Request);
+    let mut tries = Tries::new(pool, wish, For::Request);
     let mut chosen = tries.first()?;
     loop {
         let copy = (tries.left() && kept::is_repeatable(&request)).then(|| kept::copy(&request));
@@ -172,7 +173,7 @@ pub async fn send(
 }
 
 /// What servers and their own proxies answer when they cannot serve anybody. A 500 is about this request.
-fn is_down(status: StatusCode) -> bool {
+pub fn is_down(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 

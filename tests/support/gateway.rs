@@ -91,8 +91,8 @@ impl Gateway {
 
     /// Where the admin interface listens.
     pub fn admin(&self) -> SocketAddr {
-        let output = self.output();
-        let line = output.lines().find_map(|line| line.strip_prefix("admin at ")).expect("[admin] on TCP");
+        // It is printed behind the lines of the listeners.
+        let line = self.log("admin at ");
         line.split("://").nth(1).expect("an address").parse().expect("an address")
     }
 

@@ -60,7 +60,7 @@ pub(super) fn route(
     let host_header_written = table.written("host_header").is_some();
     let host_header = table.value("host_header", string(value::host_header));
     let origins = origins(&mut table);
-    let (upstream, https_only, target) = target(&mut table, upstreams);
+    let (upstream, https_only, target) = target(&mut table, upstreams, source);
     let rewrite = rewrite(&mut table, path.as_deref(), encoded_slashes == Some(true), exact);
     let (limits, rates) = table.table("limits").and_then(|table| route_limits(table, wider)).unzip();
     let relay = relay_rules(&mut table, rates);

@@ -3,24 +3,27 @@
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use crate::config::model::{Page, Position, Redirect, Respond, Target};
+use crate::config::Files;
+use crate::config::model::{Folder, Page, Position, Redirect, Respond, Target};
+use crate::config::problem::Source;
 use crate::config::read::Reader;
 use crate::config::tree::Node;
 use crate::config::value::{self, Parsed, Wrong, boolean, nearest, number, one_of, string};
 
-use super::Upstreams;
+use super::{Upstreams, file};
 
 /// Without an upstream no session is opened and nothing passes: what rules those has no effect.
 pub(super) fn warn_of_idle_keys(table: &Reader<'_, '_>) {
     #[rustfmt::skip]
-    const USED: [&str; 14] = [
-        "name", "host", "path", "path_exact", "headers", "query", "encoded_slashes", "allow", "deny", "page", "redirect",
-        "respond", "response_headers", "subprotocol",
+    const USED: [&str; 15] = [
+        "name", "host", "path", "path_exact", "headers", "query", "encoded_slashes", "allow", "deny", "files", "page",
+        "redirect", "respond", "response_headers", "subprotocol",
     ];
     if table.written("upstream").is_some() {
         return;
     }
-    let Some(kind) = ["page", "respond", "redirect"].into_iter().find(|kind| table.written(kind).is_some()) else {
+    let Some(kind) = ["page", "respond", "files", "redirect"].into_iter().find(|kind| table.written(kind).is_some())
+    else {
         return;
     };
     for (key, at) in table.known_keys() {
@@ -28,7 +31,7 @@ pub(super) fn warn_of_idle_keys(table: &Reader<'_, '_>) {
             "subprotocol" if kind == "page" => {
                 table.warn(at, key, Wrong::new("never holds: who asks for a page offers no subprotocol"));
             }
-            _ if USED.contains(&key) => {}
+            _ if USED.contains(&key) || (kind, key) == ("files", "keys") => {}
             _ if kind == "page" => table.warn(at, key, Wrong::new("has no effect on a page")),
             _ => table.warn(at, key, Wrong::new(format!("has no effect beside `{kind}`"))),
         }
@@ -39,11 +42,13 @@ pub(super) fn warn_of_idle_keys(table: &Reader<'_, '_>) {
 pub(super) fn target(
     table: &mut Reader<'_, '_>,
     upstreams: &Upstreams,
+    source: &Source,
 ) -> (Option<String>, Option<bool>, Option<Target>) {
-    let written = ["upstream", "page", "respond", "redirect"].map(|key| (key, table.written(key)));
+    let written = ["upstream", "page", "respond", "files", "redirect"].map(|key| (key, table.written(key)));
     let upstream = table.value("upstream", |node| Ok((value::text(node)?.to_owned(), node.at)));
     let page = table.value("page", one_of(&[("chat", Page::Chat)]));
     let respond = table.table("respond").and_then(respond);
+    let files = table.table("files").and_then(|table| folder(table, source));
     let redirect = table.table_or("redirect", "https");
     let https_only = matches!(redirect, Some(None));
     let redirect = redirect.flatten().and_then(redirected);
@@ -62,6 +67,7 @@ pub(super) fn target(
         },
         Some(("page", _)) => page.map(Target::Page),
         Some(("respond", _)) => respond.map(Target::Respond),
+        Some(("files", _)) => files.map(Target::Files),
         Some(_) => redirect.map(Target::Redirect),
         None if https_only => Some(Target::Nothing),
         None => {
@@ -117,6 +123,15 @@ fn respond(mut table: Reader<'_, '_>) -> Option<Respond> {
     }
     table.finish();
     Some(Respond { status: status?, body: body?, content_type: content_type? })
+}
+
+fn folder(mut table: Reader<'_, '_>, source: &Source) -> Option<Folder> {
+    let folder = table.value("folder", file(source)).map(|(path, at)| Folder { path, at });
+    if let Some(folder) = &folder {
+        table.inspect(Files::Folder(folder), |_| "folder".to_owned());
+    }
+    table.finish();
+    folder
 }
 
 fn status(code: u64) -> Parsed<StatusCode> {

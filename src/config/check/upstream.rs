@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::config::Files;
 use crate::config::model::{
-    Active, CheckKind, Fate, Limits, Passive, Position, Server, ServerAddress, Upstream, UpstreamTls,
+    Active, CheckKind, Fate, Limits, Passive, Position, SameSite, Server, ServerAddress, Sticky, StickyCookie,
+    Upstream, UpstreamTls,
 };
 use crate::config::problem::Source;
 use crate::config::read::Reader;
@@ -30,6 +31,7 @@ pub(super) fn upstream(
     let address = |node: &Node| Ok((string(value::server)(node)?, node.at));
     let servers = table.values_or_tables("servers", address, server);
     let balance = table.value("balance", string(value::balance));
+    let sticky = sticky(&mut table, source);
     let retries = table.value("retries", number(0..=10));
     let retry_budget = table.value("retry_budget", number(0..=100));
     let connect_timeout = table.value("connect_timeout", string(value::duration));
@@ -82,6 +84,7 @@ pub(super) fn upstream(
         name: name.to_owned(),
         servers: all(servers?)?.into_iter().map(|(server, _)| server).collect(),
         balance: balance?,
+        sticky: sticky?,
         retries: retries? as u32,
         retry_budget: retry_budget? as u32,
         passive,
@@ -97,6 +100,34 @@ pub(super) fn upstream(
         source_addresses: sources?.into_iter().map(|(address, _)| address).collect(),
         tls: tls?,
     }))
+}
+
+fn sticky(table: &mut Reader<'_, '_>, source: &Source) -> Option<Sticky> {
+    let mut table = table.table("sticky")?;
+    let cookie_written = table.written("cookie").is_some();
+    let cookie = table.table("cookie").and_then(|table| sticky_cookie(table, source));
+    let socket_io = table.value("socket_io", boolean);
+    table.finish();
+    Some(Sticky { cookie: if cookie_written { Some(cookie?) } else { None }, socket_io: socket_io? })
+}
+
+fn sticky_cookie(mut table: Reader<'_, '_>, source: &Source) -> Option<StickyCookie> {
+    let key_written = table.written("key_file").is_some();
+    let name = table.value("name", string(value::cookie_name));
+    let path = table.value("path", string(value::cookie_path));
+    let same_site = table
+        .value("same_site", one_of(&[("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)]));
+    let key = table.value("key_file", file(source));
+    let build = || {
+        let key = if key_written { Some(key?) } else { None };
+        Some(StickyCookie { name: name?, path: path?, same_site: same_site?, key })
+    };
+    let cookie = build();
+    if let Some(cookie) = &cookie {
+        table.inspect(Files::Sticky(cookie), |_| "key_file".to_owned());
+    }
+    table.finish();
+    cookie
 }
 
 /// That each stands there once, and that every server can be reached from one of them.

@@ -80,26 +80,26 @@ pub(super) fn write(headers: &mut HeaderMap, hop: &Hop<'_>, told: &Told) {
     let peer = hop.peer.map(|peer| peer.to_canonical());
     // A peer without an address stands for those that it told of: readers who take the last one find a client there.
     let named = peer.is_some() || told.nodes.is_empty();
-    let scheme = scheme(told.secure.unwrap_or(hop.tls));
-    let host = told.host.as_ref().unwrap_or(hop.host).to_string();
+    let secure = told.secure.unwrap_or(hop.tls);
+    let host = told.host.as_ref().unwrap_or(hop.host);
 
-    // Where the peer has said scheme and host, ours would contradict it: they are those of the last hop.
-    let pairs = [
-        named.then(|| format!("for={}", node(peer))),
-        told.secure.is_none().then(|| format!("proto={scheme}")),
-        told.host.is_none().then(|| format!("host={}", quoted(&host))),
-    ];
-    let element: Vec<String> = pairs.into_iter().flatten().collect();
-    match told.dialect {
-        Dialect::Rfc7239 => set(headers, X_FORWARDED_FOR, &bare(&told.nodes)),
-        Dialect::X | Dialect::Silent => set(headers, FORWARDED, &translated(told)),
-    }
-    if !element.is_empty() {
-        super::append_to_list(headers, FORWARDED, element.join(";").as_bytes());
+    if told.dialect == Dialect::Rfc7239 {
+        set(headers, X_FORWARDED_FOR, &bare(&told.nodes));
     }
     if named {
+        if told.dialect != Dialect::Rfc7239 {
+            set(headers, FORWARDED, &translated(&told.nodes, told.secure, told.host.as_ref()));
+        }
+        // Where the peer has said scheme and host, ours would contradict it: they are those of the last hop.
+        let ours = [told.secure.is_none().then_some(secure).map(proto), told.host.is_none().then(|| host_pair(host))];
+        let element: Vec<String> = [Some(format!("for={}", node(peer)))].into_iter().chain(ours).flatten().collect();
+        super::append_to_list(headers, FORWARDED, element.join(";").as_bytes());
         super::append_to_list(headers, X_FORWARDED_FOR, bare(&[peer]).as_bytes());
+    } else {
+        // An element of ours would have no `for`, and end the walk of whoever reads from the end.
+        set(headers, FORWARDED, &translated(&told.nodes, Some(secure), Some(host)));
     }
+    let (scheme, host) = (scheme(secure), host.to_string());
     set(headers, X_FORWARDED_PROTO, scheme);
     set(headers, X_FORWARDED_HOST, &host);
 }
@@ -164,16 +164,10 @@ impl Told {
     }
 }
 
-/// What was told in X-Forwarded-*, as RFC 7239 section 7.4 translates it; scheme and host go with the last hop told.
-fn translated(told: &Told) -> String {
-    let mut elements: Vec<String> = told.nodes.iter().map(|hop| format!("for={}", node(*hop))).collect();
-    let mut pairs = Vec::new();
-    if let Some(secure) = told.secure {
-        pairs.push(format!("proto={}", scheme(secure)));
-    }
-    if let Some(host) = &told.host {
-        pairs.push(format!("host={}", quoted(&host.to_string())));
-    }
+/// What was told, as RFC 7239 section 7.4 translates it; scheme and host go with the last hop told.
+fn translated(nodes: &[Node], secure: Option<bool>, host: Option<&Host>) -> String {
+    let mut elements: Vec<String> = nodes.iter().map(|hop| format!("for={}", node(*hop))).collect();
+    let pairs: Vec<String> = [secure.map(proto), host.map(host_pair)].into_iter().flatten().collect();
     if !pairs.is_empty() {
         match elements.last_mut() {
             Some(last) => *last = format!("{last};{}", pairs.join(";")),
@@ -181,6 +175,14 @@ fn translated(told: &Told) -> String {
         }
     }
     elements.join(", ")
+}
+
+fn proto(secure: bool) -> String {
+    format!("proto={}", scheme(secure))
+}
+
+fn host_pair(host: &Host) -> String {
+    format!("host={}", quoted(&host.to_string()))
 }
 
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`: all of these are in use.

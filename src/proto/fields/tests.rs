@@ -227,11 +227,14 @@ fn a_peer_behind_a_unix_socket_has_no_address() {
     let rows = [
         ("nothing told", true, "", "unknown", "for=unknown;proto=http;host=inner.example"),
         ("told", true, "x-forwarded-for: 198.51.100.7", "198.51.100.7",
-            "for=198.51.100.7, proto=http;host=inner.example"),
+            "for=198.51.100.7;proto=http;host=inner.example"),
         ("all told", true, "x-forwarded-for: 198.51.100.7\nx-forwarded-proto: https\nx-forwarded-host: a.example",
             "198.51.100.7", "for=198.51.100.7;proto=https;host=a.example"),
         ("told in RFC 7239", true, "forwarded: for=198.51.100.7;proto=https;host=a.example", "198.51.100.7",
             "for=198.51.100.7;proto=https;host=a.example"),
+        // An element without `for` would be its last hop for whoever reads it from its end.
+        ("half told in RFC 7239", true, "forwarded: for=\"[2001:db8::7]:80\", for=198.51.100.7;proto=https, ",
+            "2001:db8::7, 198.51.100.7", "for=\"[2001:db8::7]\", for=198.51.100.7;proto=https;host=inner.example"),
         ("not trusted", false, "x-forwarded-for: 198.51.100.7", "unknown", "for=unknown;proto=http;host=inner.example"),
     ];
     let host: Host = "inner.example".parse().unwrap();

@@ -229,7 +229,7 @@ fn refusals() -> Vec<Refusal> {
     vec![
         R::HeadMalformed, R::HeadTooLarge, R::HeadTimeout, R::HostMissing, R::HostRepeated, R::HostMalformed,
         R::HostMismatch, R::TargetMalformed, R::TargetTooLong, R::PathDotSegment, R::PathBackslash, R::PathControl, R::PathEncodedSlash,
-        R::NoRoute, R::PageMethod, R::Method, R::HttpVersion, R::ContentLengthMalformed, R::HasBody, R::NotAnUpgrade,
+        R::NoRoute, R::PageMethod, R::FileNotFound, R::FileUnreadable, R::Method, R::HttpVersion, R::ContentLengthMalformed, R::HasBody, R::NotAnUpgrade,
         R::ConnectionLacksUpgrade, R::Version, R::KeyMissing, R::KeyRepeated, R::KeyMalformed,
         R::SubprotocolsMalformed, R::SubprotocolRepeated, R::OriginNotAllowed, R::OriginMissing, R::OriginMalformed,
         R::SubprotocolRequired, R::SessionsGateway, R::SessionsClient,

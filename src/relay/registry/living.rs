@@ -16,6 +16,9 @@ use crate::policy::keys::Key;
 use crate::proto::trace::Trace;
 use crate::relay::end::{Cause, Traffic};
 
+/// In a packed [`Order`], above the number of its cause.
+const CUT: u32 = 1 << 7;
+
 /// Recent rates are those of so long.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -68,6 +71,7 @@ pub struct Living {
     pub(super) since: AtomicU64,
     from_client: Counter,
     from_upstream: Counter,
+    texts: [AtomicU64; 2],
     recent: Recent,
 }
 
@@ -76,6 +80,14 @@ pub struct Living {
 pub struct Flow {
     pub from_client: Traffic,
     pub from_upstream: Traffic,
+    pub texts: Texts,
+}
+
+/// Of the messages those that are text; the others are binary.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Texts {
+    pub from_client: u64,
+    pub from_upstream: u64,
 }
 
 /// What both sides together sent of late.
@@ -91,8 +103,11 @@ pub struct Order {
     pub cause: Cause,
     /// After how many seconds the client is asked to come back; 0: it is not asked.
     pub retry_after: u8,
-    /// How many seconds a message that is on its way may hold up the end; 0: not at all.
-    pub patience: u16,
+    /// How long a message that is on its way may hold up the end. Where it is not zero, the client is asked to leave
+    /// before the upstream is told.
+    pub patience: Duration,
+    /// Its time is over: it ends as it stands.
+    pub cut: bool,
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +139,7 @@ impl Living {
             since: AtomicU64::new(0),
             from_client: Counter::default(),
             from_upstream: Counter::default(),
+            texts: Default::default(),
             recent: Recent::default(),
         }
     }
@@ -131,6 +147,13 @@ impl Living {
     /// Orders it to end. The first order counts: true when this is the one.
     pub fn end(&self, order: impl Into<Order>) -> bool {
         self.give(order.into().pack())
+    }
+
+    /// Ends it as it stands, whatever it was ordered before.
+    pub(super) fn cut(&self) {
+        self.give(Order::from(Cause::Drain).pack());
+        self.order.fetch_or(CUT, Ordering::AcqRel);
+        self.waker.wake();
     }
 
     /// 0 is no order.
@@ -146,6 +169,13 @@ impl Living {
         }
     }
 
+    /// An order, to make room, or to look at its route again.
+    #[inline]
+    pub(super) fn has_news(&self) -> bool {
+        let asked = |asked: &AtomicBool| asked.load(Ordering::Relaxed);
+        self.order.load(Ordering::Relaxed) != 0 || asked(&self.make_room) || asked(&self.renew)
+    }
+
     /// What it was ordered.
     pub fn ordered(&self) -> Option<Order> {
         Order::unpack(self.order.load(Ordering::Acquire))
@@ -153,7 +183,12 @@ impl Living {
 
     /// What has passed so far.
     pub fn flow(&self) -> Flow {
-        Flow { from_client: self.from_client.read(), from_upstream: self.from_upstream.read() }
+        let [client, upstream] = self.texts.each_ref().map(|texts| texts.load(Ordering::Relaxed));
+        Flow {
+            from_client: self.from_client.read(),
+            from_upstream: self.from_upstream.read(),
+            texts: Texts { from_client: client, from_upstream: upstream },
+        }
     }
 
     /// The rate of the last seconds; `began` is the registry's beginning.
@@ -187,6 +222,10 @@ impl Living {
         }
         self.from_client.write(flow.from_client);
         self.from_upstream.write(flow.from_upstream);
+        let Texts { from_client, from_upstream } = flow.texts;
+        for (to, texts) in self.texts.iter().zip([from_client, from_upstream]) {
+            to.store(texts, Ordering::Relaxed);
+        }
     }
 }
 
@@ -218,6 +257,8 @@ impl Flow {
             to.messages += of.messages;
             to.bytes += of.bytes;
         }
+        self.texts.from_client += other.texts.from_client;
+        self.texts.from_upstream += other.texts.from_upstream;
     }
 }
 
@@ -234,21 +275,24 @@ impl Traffic {
 impl From<Cause> for Order {
     /// At once.
     fn from(cause: Cause) -> Self {
-        Order { cause, retry_after: 0, patience: 0 }
+        Order { cause, retry_after: 0, patience: Duration::ZERO, cut: false }
     }
 }
 
 impl Order {
-    /// As one number, so that an order is seen whole. Never 0.
+    /// As one number, so that an order is seen whole. Never 0. The patience becomes tenths of a second, rounded up.
     pub(super) fn pack(self) -> u32 {
-        let [high, low] = self.patience.to_be_bytes();
-        u32::from_be_bytes([high, low, self.retry_after, self.cause as u8])
+        let tenths = self.patience.as_millis().div_ceil(100);
+        let [high, low] = u16::try_from(tenths).unwrap_or(u16::MAX).to_be_bytes();
+        let cut = if self.cut { CUT } else { 0 };
+        u32::from_be_bytes([high, low, self.retry_after, self.cause as u8]) | cut
     }
 
     fn unpack(packed: u32) -> Option<Order> {
-        let [high, low, retry_after, cause] = packed.to_be_bytes();
+        let [high, low, retry_after, cause] = (packed & !CUT).to_be_bytes();
         let cause = Cause::from_number(cause)?;
-        Some(Order { cause, retry_after, patience: u16::from_be_bytes([high, low]) })
+        let patience = Duration::from_millis(100 * u64::from(u16::from_be_bytes([high, low])));
+        Some(Order { cause, retry_after, patience, cut: packed & CUT != 0 })
     }
 }
 
@@ -258,8 +302,14 @@ mod tests {
 
     #[test]
     fn an_order_is_one_number() {
-        let order = Order { cause: Cause::Drain, retry_after: 200, patience: 60_000 };
-        assert_eq!(Order::unpack(order.pack()), Some(order));
+        for cut in [false, true] {
+            for cause in Cause::ALL {
+                let order = Order { cause, retry_after: 200, patience: Duration::from_secs(6000), cut };
+                assert_eq!(Order::unpack(order.pack()), Some(order));
+            }
+        }
+        let order = Order { patience: Duration::from_millis(1), ..Cause::Drain.into() };
+        assert_eq!(Order::unpack(order.pack()).map(|order| order.patience), Some(Duration::from_millis(100)));
         assert_eq!(Order::unpack(0), None);
     }
 }

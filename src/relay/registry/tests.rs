@@ -162,7 +162,8 @@ fn an_order_reaches_whom_it_is_meant_for_and_counts_them_once() {
     let chats = [0; 40].map(|_| enter(&registry));
     let feeds = [0; 30].map(|_| registry.enter(About { way: feed.clone(), ..about(&registry) }));
     let chat = Selector { route: Some("chat".to_owned()), ..Selector::default() };
-    let order = Order { cause: Cause::Drain, retry_after: 8, patience: 30 };
+    let patience = Duration::from_secs(30);
+    let order = Order { cause: Cause::Drain, retry_after: 8, patience, cut: false };
     assert_eq!(registry.sessions_of("chat").len(), 40);
     assert_eq!(registry.end_where(&chat, order), 40);
     assert_eq!(registry.end_where(&chat, Cause::RouteRemoved), 0, "the first order counts");
@@ -193,7 +194,11 @@ fn a_session_tells_who_it_is_and_what_it_carries() {
     let registry = Arc::new(Registry::default());
     let mut session = let_in_by(&registry, Some(Arc::default()));
     let traffic = |messages, bytes| Traffic { messages, bytes };
-    let flow = Flow { from_client: traffic(3, 300), from_upstream: traffic(4, 400) };
+    let flow = Flow {
+        from_client: traffic(3, 300),
+        from_upstream: traffic(4, 400),
+        texts: Texts { from_client: 2, from_upstream: 0 },
+    };
     session.publish(flow, Instant::now());
     session.hold(50, Instant::now());
     let selected = registry.select(&Selector::default(), Page::default());
@@ -216,7 +221,11 @@ fn totals_are_those_of_the_ended_and_of_the_living() {
     let registry = Arc::new(Registry::default());
     let other = registry.way("127.0.0.1:8080", "chat", "chat", "ws://b");
     let traffic = |messages, bytes| Traffic { messages, bytes };
-    let flow = |messages| Flow { from_client: traffic(messages, 10 * messages), from_upstream: traffic(1, 1) };
+    let flow = |messages| Flow {
+        from_client: traffic(messages, 10 * messages),
+        from_upstream: traffic(1, 1),
+        ..Flow::default()
+    };
     let sessions: Vec<_> = (0..50)
         .map(|number| {
             let session = match number % 2 {

@@ -12,7 +12,7 @@ use crate::config::model::{Active, Fate};
 use crate::drain::Drain;
 use crate::observe::log;
 use crate::relay::Cause;
-use crate::relay::registry::{Order, Selector};
+use crate::relay::registry::Selector;
 use crate::upstream::member::{Member, State};
 use crate::upstream::{Pool, cause};
 
@@ -25,9 +25,10 @@ fn end(pool: &Pool, member: &Member, drain: &Drain, fate: Fate, cause: Cause) {
     match fate {
         Fate::Keep => {}
         Fate::Drain => {
-            let grace = pool.drain_rules().map_or(Duration::ZERO, |rules| rules.grace);
-            let patience = grace.as_secs().try_into().unwrap_or(u16::MAX);
-            drain.sessions().end_where(&selector, Order { patience, ..cause.into() });
+            if let Some(rules) = pool.drain_rules() {
+                let drain = drain.clone();
+                tokio::spawn(async move { drain.close(&selector, cause, &rules).await });
+            }
         }
         Fate::Close => _ = drain.sessions().end_where(&selector, cause),
     }

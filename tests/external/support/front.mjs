@@ -23,10 +23,13 @@ export function startFront(routes, more = '') {
   return start(routes, () => configuration(routes, more));
 }
 
-/** Starts a front as docs/recipes/NAME.md says: its first configuration, on free ports, before these `servers`. */
-export function startRecipe(name, servers) {
+/**
+ * Starts a front as docs/recipes/NAME.md says: its first configuration, or the one at `index`, on free ports, before these
+ * `servers`. `edit` changes it for what is to be compared.
+ */
+export function startRecipe(name, servers, { index = 0, edit = (text) => text } = {}) {
   const text = readFileSync(join(import.meta.dirname, `../../../docs/recipes/${name}.md`), 'utf8');
-  const [, recipe] = text.match(/^```toml\n([^]*?)^```/m);
+  const recipe = edit([...text.matchAll(/^```toml\n([^]*?)^```/gm)][index][1]);
   const here = [
     [/^address = ".*"/gm, 'address = "127.0.0.1:0"'],
     [/^servers = .*/gm, `servers = ${JSON.stringify(servers)}`],
