@@ -25,9 +25,10 @@ fn end(pool: &Pool, member: &Member, drain: &Drain, fate: Fate, cause: Cause) {
     match fate {
         Fate::Keep => {}
         Fate::Drain => {
-            let Some(rules) = pool.drain_rules() else { return };
-            let drain = drain.clone();
-            tokio::spawn(async move { drain.close(&selector, cause, &rules).await });
+            if let Some(rules) = pool.drain_rules() {
+                let drain = drain.clone();
+                tokio::spawn(async move { drain.close(&selector, cause, &rules).await });
+            }
         }
         Fate::Close => _ = drain.sessions().end_where(&selector, cause),
     }
