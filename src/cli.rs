@@ -3,6 +3,8 @@
 //! Exit codes: 0 fine, 1 a bad configuration or a start that failed, 2 wrong usage (clap's), 3 what `explain` was asked
 //! about would be refused.
 
+mod ctl;
+
 use std::error::Error;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -12,8 +14,9 @@ use std::thread::available_parallelism;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use tidegate::config::model::{Log, LogFormat, LogLevel, Position};
-use tidegate::config::{self, Files, Loaded, Problems};
+use ctl::CtlArgs;
+use tidegate::config::model::{Log, Position};
+use tidegate::config::{self, Files, Inspect, Loaded, Problems};
 use tidegate::explain::{Question, Verdict};
 use tidegate::keyring::Keyring;
 use tidegate::pem::identity::TlsProblem;
@@ -47,6 +50,8 @@ enum Command {
     Check(CheckArgs),
     /// Say what the gateway would do with a request, check by check (exit code 3 when it would refuse it)
     Explain(ExplainArgs),
+    /// Ask a running gateway about its sessions, close them, drain it, reload it (needs [admin] in its configuration)
+    Ctl(CtlArgs),
     /// Run one embedded WebSocket server as a process of its own
     Backend(BackendArgs),
     /// Make a self-signed certificate for development, valid for 397 days; prints the paths of certificate and key
@@ -147,6 +152,7 @@ pub fn main() -> ExitCode {
         None => run(&cli.run),
         Some(Command::Run(args)) => run(&args),
         Some(Command::Check(args)) => check(&args),
+        Some(Command::Ctl(args)) => ctl::run(&args),
         Some(Command::Backend(args)) => serve_backend(&args),
         Some(Command::Cert(args)) => make_certificate(&args),
         Some(Command::Completions { shell }) => completions(shell),
@@ -163,9 +169,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &ConfigArg) -> Result<(), Failure> {
+    listen::inherit::take_over()?;
     let loaded = load(args)?;
     print_warnings(&loaded);
-    observe::log::init(&loaded.config.log);
+    observe::log::init(&loaded.config.log)?;
     let runtime = match loaded.config.runtime.workers.map_or_else(available_parallelism, Ok)?.get() {
         // Nobody to steal from: the plain scheduler costs less.
         1 => Builder::new_current_thread(),
@@ -177,7 +184,9 @@ fn run(args: &ConfigArg) -> Result<(), Failure> {
     }
     .enable_all()
     .build()?;
-    Ok(runtime.block_on(gateway::run(loaded))?)
+    let result = runtime.block_on(gateway::run(loaded));
+    observe::log::flush();
+    Ok(result?)
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
@@ -218,16 +227,18 @@ fn serve_backend(args: &BackendArgs) -> Result<(), Failure> {
         Kind::Clock => "clock",
         Kind::Chat => "chat",
     });
-    observe::log::init(&Log { format: LogFormat::Human, level: LogLevel::Info });
+    observe::log::init(&Log::default())?;
     let runtime = Runtime::new()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let address = args.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| Listen { address, source })?;
         print(&format!("listening on ws://{}\n", listener.local_addr()?))?;
         let stop = CancellationToken::new();
         tokio::spawn(stop_on_signal(stop.clone())?);
         Ok(backend::run(kind, listener, stop).await?)
-    })
+    });
+    observe::log::flush();
+    result
 }
 
 /// Cancels on SIGINT or SIGTERM.
@@ -255,16 +266,20 @@ fn completions(shell: Shell) -> Result<(), Failure> {
 }
 
 fn load(args: &ConfigArg) -> Result<Loaded, Problems> {
+    load_with(args, &inspect)
+}
+
+fn load_with(args: &ConfigArg, inspect: &Inspect<'_>) -> Result<Loaded, Problems> {
     let default = Path::new(CONFIG_FILE);
     match &args.config {
-        Some(path) => config::load(path, &inspect),
+        Some(path) => config::load(path, inspect),
         // Only what is not there at all: a file that cannot be read must be told.
         None if default.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
             eprintln!("no {CONFIG_FILE} here: the built-in example runs, with its certificate in ./certs");
             let environment = |name: &str| std::env::var(name).ok();
-            config::parse_with(EXAMPLE, Path::new("built-in config.toml"), &environment, &inspect)
+            config::parse_with(EXAMPLE, Path::new("built-in config.toml"), &environment, inspect)
         }
-        None => config::load(default, &inspect),
+        None => config::load(default, inspect),
     }
 }
 

@@ -16,6 +16,8 @@ use crate::relay::registry::Registry;
 #[derive(Debug, Clone)]
 pub struct Drain {
     token: CancellationToken,
+    /// Somebody else takes the new connections. Cancelled with `token`, or before.
+    left: CancellationToken,
     tasks: TaskTracker,
     sessions: Arc<Registry>,
 }
@@ -24,7 +26,8 @@ impl Drain {
     /// `held_bytes`: what all sessions together may hold.
     pub fn new(held_bytes: usize) -> Self {
         let sessions = Arc::new(Registry::new(held_bytes));
-        Drain { token: CancellationToken::default(), tasks: TaskTracker::default(), sessions }
+        let token = CancellationToken::default();
+        Drain { left: token.child_token(), token, tasks: TaskTracker::default(), sessions }
     }
 
     /// Runs a connection or a session; [`Drain::drain`] waits for it.
@@ -35,6 +38,16 @@ impl Drain {
     /// The living sessions.
     pub fn sessions(&self) -> &Arc<Registry> {
         &self.sessions
+    }
+
+    /// Leaves new connections to those who share our listeners. What was accepted before is served as ever.
+    pub fn leave(&self) {
+        self.left.cancel();
+    }
+
+    /// Resolves when new connections are left to others, at the latest when the gateway begins to stop.
+    pub fn left(&self) -> WaitForCancellationFuture<'_> {
+        self.left.cancelled()
     }
 
     /// Resolves when the gateway begins to stop.

@@ -17,11 +17,13 @@ use http::{Method, Request, StatusCode, Uri, request};
 use crate::config::model::{
     ClientBy, Config, Keys, Listener, ListenerAddress, RelayRules, Route, RouteRates, Upstream,
 };
+use crate::http::marks::Marks;
 use crate::keyring::{BadFile, Keyrings};
 use crate::policy::client::{self, Address, ClientKey, Identities, Peer};
 use crate::policy::decide::{Check, Decision, Denied, Plan, Visitor, Watch, decide};
 use crate::policy::route;
 use crate::proto::refusal::Refusal;
+use crate::proto::trace::{Parent, RequestId, Trace};
 
 /// Any 16 bytes: the key proves nothing (RFC 6455 section 1.3).
 const KEY: HeaderValue = HeaderValue::from_static("dGlkZWdhdGUgZXhwbGFpbg==");
@@ -120,6 +122,7 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
     findings.add("listener", format!("{}{tls}", visitor.listener.address));
     let trusted = if client.trusted_peer { ", told by a trusted proxy" } else { "" };
     findings.add("client", format!("{}{trusted}", client.address));
+    findings.add("trace", traced(config, parts, client.trusted_peer));
     let keys = |keys: &Keys| keyrings.current(keys);
     let verdict = match decide(parts, visitor, client, &config.routes, keys, &mut findings) {
         Err(Denied { check, refusal, .. }) => Verdict::Refused(check, refusal),
@@ -149,6 +152,21 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
         }
     };
     Explanation { findings: findings.0, verdict }
+}
+
+/// What the records would call it.
+fn traced(config: &Config, parts: &request::Parts, trusted: bool) -> String {
+    let Trace { request, parent } = Marks::of(parts, trusted, &config.log).trace;
+    let request = match request {
+        RequestId::Given(id) => format!("request id {id}"),
+        RequestId::Made(_) => "a request id is made".to_owned(),
+    };
+    let parent = match parent {
+        Parent::Given(id) => format!("traceparent passes, trace {id}"),
+        Parent::Begun { .. } => "a trace begins".to_owned(),
+        Parent::None => "no trace".to_owned(),
+    };
+    format!("{request}, {parent}")
 }
 
 /// The listener that a client of this URL would reach: the named one, or the first of its port and kind, or of its kind.

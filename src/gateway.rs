@@ -24,25 +24,34 @@ use crate::http::serve::{self, At, Secured};
 use crate::keyring::{self, BadFile, Keyrings};
 use crate::limits::{Limits, ListenerEntry, Taken};
 use crate::listen::accept::{self, Accepted, SecureError, Socket, Trouble};
+use crate::listen::inherit;
+use crate::listen::open::{Open, Sharing, open};
 use crate::listen::proxy::{self, ProxyError};
 use crate::listen::tls::{self, TlsError};
-use crate::listen::unix::{self, UnixSocket};
 use crate::live::Live;
+use crate::notify;
 use crate::observe::log::{self, Refused};
+use crate::observe::progress;
 use crate::policy::access;
 use crate::policy::client::{Address, Peer};
 use crate::relay::Stream;
-use crate::socket;
 use crate::upstream::{self, Pool};
 
 /// How often limits forget clients that are gone.
 const SWEEP: Duration = Duration::from_secs(10);
+
+/// How long clients that were accepted before another process took over may take to be answered.
+const SETTLE: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const SETTLED: Duration = Duration::from_millis(50);
 
 /// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {
     live: Arc<Live>,
     listeners: Vec<(ListenerAddress, bool)>,
+    /// A listener is another process's, too.
+    shares: bool,
     /// Where the admin interface listens.
     admin: Option<ListenerAddress>,
     /// Stops what goes on until the last session has ended: the embedded backends, the admin interface.
@@ -101,13 +110,20 @@ fn hint(error: &io::Error) -> &'static str {
 /// When it cannot start; see [`StartError`].
 pub async fn run(loaded: Loaded) -> Result<(), StartError> {
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
+    tokio::spawn(log::rotation().map_err(StartError::Signals)?);
     let gateway = Gateway::start(loaded.config).await?;
     let bound: Vec<_> = gateway.listeners().iter().map(|(address, _)| address.clone()).collect();
     let workers = Handle::current().metrics().num_workers();
     print!("{}", show::start_up(gateway.config(), &bound, gateway.admin(), workers));
     // A closed standard output is no reason not to serve.
     let _ = io::stdout().flush();
+    notify::ready();
+    let sessions = gateway.live.drain.sessions().clone();
+    let every = gateway.config().log.progress;
+    tokio::spawn(progress::write(sessions.clone(), move || every));
+    tokio::spawn(notify::keep_telling(move || format!("{} sessions", sessions.len())));
     let signal = signals.next().await;
+    notify::stopping();
     tracing::info!(signal, sessions = gateway.live.drain.sessions().len(), "stopping; a second signal ends at once");
     tokio::select! {
         cut = gateway.stop() => {
@@ -176,6 +192,7 @@ impl Gateway {
         for server in servers {
             tokio::spawn(server);
         }
+        let shares = doors.iter().any(|door| door.sharing != Sharing::Alone);
         let listeners = doors.iter().map(|door| (door.address.clone(), door.tls.is_some())).collect();
         for (index, door) in doors.into_iter().enumerate() {
             tokio::spawn(door.serve(live.limits.listener(index), live.clone()));
@@ -190,7 +207,8 @@ impl Gateway {
             let serving = door.serve(Arc::new(Desk::new(live.clone())));
             tokio::spawn(backends.clone().run_until_cancelled_owned(serving));
         }
-        Ok(Gateway { live, listeners, admin: address, backends })
+        inherit::warn_of_the_rest();
+        Ok(Gateway { live, listeners, shares, admin: address, backends })
     }
 
     /// Where it listens, in the order of the configuration, and whether TLS is spoken there.
@@ -215,9 +233,27 @@ impl Gateway {
     /// Stops accepting, ends every session with 1012 and waits, at most for `drain.grace`.
     /// Returns how many sessions had to be cut.
     pub async fn stop(&self) -> usize {
+        if self.shares {
+            self.live.drain.leave();
+            self.settle().await;
+        }
         let cut = self.live.drain.drain(self.live.config.drain.grace).await;
         self.backends.cancel();
         cut
+    }
+
+    /// Waits until those who were accepted before the listeners were left to others are answered.
+    async fn settle(&self) {
+        let answered = async {
+            loop {
+                // At least once: a listener may have taken somebody just now.
+                tokio::time::sleep(SETTLED).await;
+                if self.live.taken().pending == 0 {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(SETTLE, answered).await;
     }
 }
 
@@ -226,6 +262,7 @@ struct Door {
     listener: Arc<Listener>,
     socket: Socket,
     address: ListenerAddress,
+    sharing: Sharing,
     tls: Option<TlsAcceptor>,
 }
 
@@ -240,38 +277,33 @@ impl Door {
             }
             None => None,
         };
-        let (socket, address) = bind(&listener.address)
-            .map_err(|source| StartError::Listen { address: listener.address.clone(), source })?;
-        Ok(Door { listener: Arc::new(listener.clone()), socket, address, tls })
+        let Open { socket, address, sharing } =
+            open(listener).map_err(|source| StartError::Listen { address: listener.address.clone(), source })?;
+        Ok(Door { listener: Arc::new(listener.clone()), socket, address, sharing, tls })
     }
 
     async fn serve(self, entry: Arc<ListenerEntry>, live: Arc<Live>) {
+        let Door { listener, socket, sharing, tls, .. } = self;
+        let enter = |accepted: Accepted| {
+            let peer = Peer::new(accepted.peer, &listener.trusted_proxies);
+            if access::drops(&listener.access, &peer) {
+                tracing::debug!(client = %peer.address, "closed a connection that `allow` and `deny` do not let in");
+                return;
+            }
+            let at = At { listener: listener.clone(), entry: entry.clone() };
+            live.drain.spawn(connection(accepted, tls.clone(), at, live.clone()));
+        };
         let mut trouble = Trouble::default();
         loop {
-            let accepted = tokio::select! {
-                () = live.drain.begun() => return,
-                accepted = accept::next(&self.socket, &entry, &live.limits, &mut trouble) => accepted,
-            };
-            let peer = Peer::new(accepted.peer, &self.listener.trusted_proxies);
-            if access::drops(&self.listener.access, &peer) {
-                tracing::debug!(client = %peer.address, "closed a connection that `allow` and `deny` do not let in");
-                continue;
+            let leaves = if sharing == Sharing::Alone { live.drain.begun() } else { live.drain.left() };
+            tokio::select! {
+                () = leaves => break,
+                accepted = accept::next(&socket, &entry, &live.limits, &mut trouble) => enter(accepted),
             }
-            let at = At { listener: self.listener.clone(), entry: entry.clone() };
-            live.drain.spawn(connection(accepted, self.tls.clone(), at, live.clone()));
         }
-    }
-}
-
-/// The socket, and the address that it really has: port 0 became a port.
-fn bind(address: &ListenerAddress) -> io::Result<(Socket, ListenerAddress)> {
-    match address {
-        ListenerAddress::Tcp(address) => {
-            let socket = socket::listen(*address)?;
-            let address = socket.local_addr()?;
-            Ok((Socket::Tcp(socket), ListenerAddress::Tcp(address)))
+        if sharing == Sharing::ReusePort {
+            accept::last(socket, &entry, &live.limits, &mut trouble).into_iter().for_each(enter);
         }
-        ListenerAddress::Unix(path) => Ok((Socket::Unix(UnixSocket::listen(path, unix::MODE)?), address.clone())),
     }
 }
 
@@ -287,7 +319,7 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: 
         };
         match read {
             Ok(behind) => peer = behind,
-            Err(error) => return not_proxied(&error, address),
+            Err(error) => return not_proxied(&error, address, &live),
         }
     }
     let secured = match (tls, stream) {
@@ -298,7 +330,7 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: 
             };
             match secure {
                 Ok(stream) => Secured { stream, peer, place, pending, secure: true },
-                Err(error) => return not_secured(&error, peer.address),
+                Err(error) => return not_secured(&error, peer.address, &live),
             }
         }
         // A Unix socket has no TLS.
@@ -308,7 +340,8 @@ async fn connection(accepted: Accepted, tls: Option<TlsAcceptor>, at: At, live: 
 }
 
 /// Only a proxy of ours gets here or somebody who goes around it; balancers that look whether we live come all the time.
-fn not_proxied(error: &ProxyError, address: Address) {
+fn not_proxied(error: &ProxyError, address: Address, live: &Live) {
+    live.metrics().turned_away(error.label());
     match error {
         ProxyError::Nothing => tracing::debug!(client = %address, "closed: {error}"),
         _ => tracing::info!(reason = error.label(), client = %address, detail = %error, "closed before a request"),
@@ -316,7 +349,8 @@ fn not_proxied(error: &ProxyError, address: Address) {
 }
 
 /// Plain HTTP is somebody's mistake and was answered; garbage and silence come in swarms from scanners.
-fn not_secured(error: &SecureError, address: Address) {
+fn not_secured(error: &SecureError, address: Address, live: &Live) {
+    live.metrics().turned_away(error.label());
     match error {
         SecureError::PlainHttp => log::refused(&Refused {
             reason: "plain_http",

@@ -37,6 +37,7 @@ pub mod keyring;
 pub mod limits;
 pub mod listen;
 pub mod live;
+pub mod notify;
 pub mod observe;
 pub mod pem;
 pub mod policy;

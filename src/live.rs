@@ -17,7 +17,6 @@ pub struct Live {
     pub config: Config,
     pub limits: Limits,
     pub drain: Drain,
-    pub metrics: Arc<Metrics>,
     pub keyrings: Keyrings,
     pub identities: Identities,
     pools: HashMap<String, Arc<Pool>>,
@@ -27,7 +26,7 @@ impl Live {
     /// `pools` has every upstream of `config`, by name.
     pub fn new(config: Config, limits: Limits, keyrings: Keyrings, pools: HashMap<String, Arc<Pool>>) -> Self {
         let drain = Drain::new(config.limits.held_bytes);
-        Live { config, limits, drain, metrics: Arc::default(), keyrings, identities: Identities::default(), pools }
+        Live { config, limits, drain, keyrings, identities: Identities::default(), pools }
     }
 
     /// The servers of an upstream that a route names.
@@ -38,6 +37,11 @@ impl Live {
     /// The pools of all upstreams, in no order.
     pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.pools.values()
+    }
+
+    /// What happens is told here.
+    pub fn metrics(&self) -> &Metrics {
+        self.drain.sessions().metrics()
     }
 
     /// What clients take of the limits now.

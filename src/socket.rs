@@ -12,22 +12,34 @@ const SOCKET_BUFFER_BYTES: u32 = 256 * 1024;
 /// Unsent bytes that the kernel takes before it says "not writable": keeps pings and Closes close to the front.
 const NOTSENT_BYTES: u32 = 128 * 1024;
 
-/// Binds a listening socket.
+/// Binds a listening socket. `reuse_port`: others of ours may listen there beside it.
 ///
 /// # Errors
 /// Those of the system: the address is in use, or not ours, or the port needs a privilege.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if address.is_ipv6() {
         // "[::]:80" beside "0.0.0.0:80" must not collide, whatever the system's default is.
         socket2::SockRef::from(&socket).set_only_v6(true)?;
     }
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(reuse_port)?;
     // Accepted sockets inherit both; the receive buffer has to be set before the window is negotiated.
     socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Gives a listening socket that others opened the bounds of ours.
+///
+/// # Errors
+/// Those of the system.
+pub fn adopt(listener: TcpListener) -> io::Result<TcpListener> {
+    let socket = socket2::SockRef::from(&listener);
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES as usize)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES as usize)?;
+    Ok(listener)
 }
 
 /// Connects to `address` with the same bounds.

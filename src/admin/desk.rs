@@ -1,20 +1,32 @@
 //! What is asked, answered. Here the interface meets what runs; nothing here knows of connections.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::ACCEPT;
 use http::{HeaderMap, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::answer::{Answer, Problem};
 use super::query::Query;
 use super::table::Call;
 use crate::config;
 use crate::live::Live;
-use crate::observe::metrics::{CertificateNow, Format, Now};
+use crate::observe::metrics::{CertificateNow, Format, Now, OpenSessions, ServerNow, TrafficNow};
 use crate::observe::process::unix_seconds;
+use crate::relay::Cause;
+use crate::relay::end::Traffic;
+use crate::relay::registry::{Clients, Page, Selector, SessionInfo};
+use crate::upstream::member::State;
+
+/// Sessions of one page.
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 1000;
 
 /// What a request brings.
 #[derive(Debug)]
@@ -45,25 +57,41 @@ impl Desk {
             Call::Health => Ok(Answer::json(&json!({ "status": "ok" }))),
             Call::Ready => Ok(self.ready()),
             // Sums over all sessions, and long lists: not on a thread that relays.
-            _ => tokio::task::spawn_blocking(move || self.look(call, ask)).await.unwrap_or_else(|_| {
+            _ => tokio::task::spawn_blocking(move || self.look(call, &ask)).await.unwrap_or_else(|_| {
                 Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the gateway's log says why"))
             }),
         }
     }
 
-    fn look(&self, call: Call, ask: Ask) -> Result<Answer, Problem> {
+    fn look(&self, call: Call, ask: &Ask) -> Result<Answer, Problem> {
         let query = Query::read(&ask.query)?;
+        if !matches!(call, Call::Drain | Call::SetServer) && !ask.body.is_empty() {
+            return Err(Problem::bad("nothing here reads a body: put filters into the query"));
+        }
+        match call {
+            Call::Sessions => self.sessions(query),
+            Call::CloseSessions => self.close_sessions(query),
+            Call::CloseSession => self.close_session(id(&ask.variables)?, query),
+            _ => {
+                query.finish()?;
+                self.simple(call, ask)
+            }
+        }
+    }
+
+    /// What takes no parameters.
+    fn simple(&self, call: Call, ask: &Ask) -> Result<Answer, Problem> {
         match call {
             Call::Metrics => {
-                query.finish()?;
-                let format =
-                    Format::wanted(ask.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or(""));
-                Ok(Answer::text(format.content_type(), self.live.metrics.expose(self.now(), format)))
+                let accept = ask.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+                let format = Format::wanted(accept.unwrap_or_default());
+                Ok(Answer::text(format.content_type(), self.live.metrics().expose(self.now(), format)))
             }
-            Call::Config => {
-                query.finish()?;
-                Ok(Answer::json(&config::effective(&self.live.config.source)))
-            }
+            Call::Status => Ok(Answer::json(&self.status())),
+            Call::Session => self.session(id(&ask.variables)?),
+            Call::Upstreams => Ok(Answer::json(&self.upstreams())),
+            Call::SetServer => self.set_server(&ask.variables, &ask.body),
+            Call::Config => Ok(Answer::json(&config::effective(&self.live.config.source))),
             _ => Err(Problem::not_found("not yet")),
         }
     }
@@ -77,27 +105,165 @@ impl Desk {
         }
     }
 
+    fn status(&self) -> Value {
+        let taken = self.live.taken();
+        let now = SystemTime::now();
+        let since = |then: SystemTime| now.duration_since(then).unwrap_or_default().as_secs_f64();
+        let certificates = self.certificates().into_iter().map(|certificate| {
+            let left = certificate.expires - unix_seconds(now);
+            json!({ "file": certificate.file, "expires_in_seconds": left })
+        });
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": since(self.began),
+            "ready": !self.live.drain.has_begun(),
+            "sessions": self.live.drain.sessions().len(),
+            "connections": taken.connections,
+            "held_bytes": self.live.drain.sessions().held_bytes(),
+            "config": {
+                "file": self.live.config.source.file().display().to_string(),
+                "loaded_seconds_ago": since(self.began),
+            },
+            "certificates": certificates.collect::<Vec<_>>(),
+        })
+    }
+
+    // Sessions.
+
+    fn sessions(&self, mut query: Query) -> Result<Answer, Problem> {
+        let limit = query.parsed("limit", "a number from 1 to 1000")?.unwrap_or(PAGE);
+        let after = query.parsed("after", "the id of a session")?.unwrap_or_default();
+        let selector = selector(&mut query)?;
+        query.finish()?;
+        if !(1..=PAGE_MAX).contains(&limit) {
+            return Err(Problem::bad(format!("limit={limit}: a number from 1 to {PAGE_MAX} is wanted")));
+        }
+        let found = self.live.drain.sessions().select(&selector, Page { after, limit });
+        let next = found.sessions.last().filter(|_| found.sessions.len() == limit).map(|last| last.id);
+        let sessions: Vec<Value> = found.sessions.iter().map(session).collect();
+        Ok(Answer::json(&json!({ "sessions": sessions, "total": found.total, "next": next })))
+    }
+
+    fn session(&self, id: u64) -> Result<Answer, Problem> {
+        let one = Selector { id: Some(id), ..Selector::default() };
+        let found = self.live.drain.sessions().select(&one, Page { after: 0, limit: 1 });
+        found.sessions.first().map(|found| Answer::json(&session(found))).ok_or_else(|| no_session(id))
+    }
+
+    fn close_sessions(&self, mut query: Query) -> Result<Answer, Problem> {
+        let (all, dry_run, cause) = (query.flag("all")?, query.flag("dry_run")?, cause(&mut query)?);
+        let selector = selector(&mut query)?;
+        query.finish()?;
+        if !all && selector == Selector::default() {
+            return Err(Problem::bad("this would close every session: add a filter, or all=true if that is meant"));
+        }
+        let registry = self.live.drain.sessions();
+        let selected = if dry_run { registry.find(&selector).len() } else { registry.end_where(&selector, cause) };
+        Ok(Answer::json(&json!({ "selected": selected, "dry_run": dry_run })))
+    }
+
+    fn close_session(&self, id: u64, mut query: Query) -> Result<Answer, Problem> {
+        let cause = cause(&mut query)?;
+        query.finish()?;
+        let one = Selector { id: Some(id), ..Selector::default() };
+        let living = self.live.drain.sessions().find(&one).into_iter().next().ok_or_else(|| no_session(id))?;
+        living.end(cause);
+        Ok(Answer::json(&json!({ "selected": 1, "dry_run": false })))
+    }
+
+    // Upstreams.
+
+    fn upstreams(&self) -> Value {
+        let now = SystemTime::now();
+        let upstreams = self.live.config.upstreams.values().map(|upstream| {
+            let servers = self.live.pool(&upstream.name).servers();
+            let servers = servers.iter().map(|server| {
+                let number = upstream.servers.iter().position(|known| known.text == server.server);
+                json!({
+                    "number": number.map(|index| index + 1),
+                    "server": server.server,
+                    "address": server.address.map(|address| address.to_string()),
+                    "weight": server.weight,
+                    "backup": server.backup,
+                    "condition": server.condition.label(),
+                    "state": server.by_hand.label(),
+                    "since_seconds": now.duration_since(server.since).unwrap_or_default().as_secs_f64(),
+                    "sessions": server.sessions,
+                    "requests": server.requests,
+                })
+            });
+            json!({ "name": upstream.name, "servers": servers.collect::<Vec<_>>() })
+        });
+        json!({ "upstreams": upstreams.collect::<Vec<_>>() })
+    }
+
+    fn set_server(&self, variables: &[String], body: &[u8]) -> Result<Answer, Problem> {
+        let wanted = "a body is wanted: {\"state\": \"up\"}, or drain, or down";
+        let body: Value = serde_json::from_slice(body).map_err(|_| Problem::bad(wanted))?;
+        let fields = body.as_object().filter(|fields| fields.len() == 1);
+        let state = match fields.and_then(|fields| fields.get("state")?.as_str()) {
+            Some("up") => State::Up,
+            Some("drain") => State::Drain,
+            Some("down") => State::Down,
+            _ => return Err(Problem::bad(wanted)),
+        };
+        let [name, number] = variables else { return Err(Problem::not_found("no such server")) };
+        let upstream = self.live.config.upstreams.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.live.config.upstreams.keys().map(String::as_str).collect();
+            Problem::not_found(format!("no upstream {name:?} (known: {})", known.join(", ")))
+        })?;
+        let count = upstream.servers.len();
+        let server = number.parse().ok().and_then(|number: usize| upstream.servers.get(number.checked_sub(1)?));
+        let server =
+            server.ok_or_else(|| Problem::not_found(format!("servers of {name} have numbers from 1 to {count}")))?;
+        self.live.pool(name).set_state(&server.text, None, state);
+        Ok(Answer::json(&json!({ "server": server.text, "state": state.label() })))
+    }
+
+    // Metrics.
+
     fn now(&self) -> Now {
         let taken = self.live.taken();
+        let mut sessions: BTreeMap<_, usize> = BTreeMap::new();
+        let mut traffic: BTreeMap<String, TrafficNow> = BTreeMap::new();
+        for (way, total) in self.live.drain.sessions().traffic() {
+            let [route, upstream, server] = [&way.route, &way.upstream, &way.server].map(|name| name.to_string());
+            *sessions.entry((route.clone(), upstream, server)).or_default() += total.open;
+            let of_route = || TrafficNow { route: route.clone(), flow: Default::default() };
+            traffic.entry(route.clone()).or_insert_with(of_route).flow.add(total.flow);
+        }
+        let open = |((route, upstream, server), open)| OpenSessions { route, upstream, server, open };
         Now {
             version: env!("CARGO_PKG_VERSION"),
-            sessions: Vec::new(),
+            sessions: sessions.into_iter().map(open).collect(),
+            traffic: traffic.into_values().collect(),
             connections: taken.connections,
             connections_pending: taken.pending,
             held_bytes: self.live.drain.sessions().held_bytes(),
             draining: self.live.drain.has_begun(),
-            servers: Vec::new(),
+            servers: self.servers(),
             config_loaded: unix_seconds(self.began),
             config_ok: true,
             certificates: self.certificates(),
         }
     }
 
+    fn servers(&self) -> Vec<ServerNow> {
+        let mut states: BTreeMap<(String, String, &'static str), usize> = BTreeMap::new();
+        for name in self.live.config.upstreams.keys() {
+            for server in self.live.pool(name).servers() {
+                *states.entry((name.clone(), server.server, server.condition.label())).or_default() += 1;
+            }
+        }
+        let now = |((upstream, server, state), addresses)| ServerNow { upstream, server, state, addresses };
+        states.into_iter().map(now).collect()
+    }
+
     fn certificates(&self) -> Vec<CertificateNow> {
         let tls = self.live.config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let mut found: Vec<CertificateNow> = Vec::new();
         for files in tls.flat_map(|tls| &tls.certificates) {
-            let file = files.certificate.display().to_string();
+            let file = shown(&files.certificate);
             if found.iter().any(|known| known.file == file) {
                 continue;
             }
@@ -107,4 +273,70 @@ impl Desk {
         }
         found
     }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn id(variables: &[String]) -> Result<u64, Problem> {
+    let id = variables.first().map(String::as_str).unwrap_or_default();
+    id.parse().map_err(|_| Problem::bad(format!("{id:?} is no id of a session: they are numbers")))
+}
+
+fn no_session(id: u64) -> Problem {
+    Problem::not_found(format!("no session {id} is open"))
+}
+
+/// The filters of a query: each that is there must fit.
+fn selector(query: &mut Query) -> Result<Selector, Problem> {
+    Ok(Selector {
+        id: None,
+        route: query.take("route"),
+        upstream: query.take("upstream"),
+        server: query.take("server"),
+        listener: query.take("listener"),
+        client: query.parsed::<Clients>("client", "an address, a network such as 10.0.0.0/8, or local")?,
+        key: query.take("key"),
+        older_than: query.duration("older_than")?,
+        messages_above: query.parsed("messages_above", "messages in a second")?,
+        bytes_above: query.parsed("bytes_above", "bytes in a second")?,
+    })
+}
+
+/// What closed sessions are told: to come back elsewhere, unless they are not wanted.
+fn cause(query: &mut Query) -> Result<Cause, Problem> {
+    match query.take("cause").as_deref() {
+        None | Some("drain") => Ok(Cause::Drain),
+        Some("access_revoked") => Ok(Cause::AccessRevoked),
+        Some(other) => Err(Problem::bad(format!("cause={other}: drain (1012) or access_revoked (1008) is wanted"))),
+    }
+}
+
+fn session(info: &SessionInfo) -> Value {
+    let sent = |sent: Traffic| json!({ "messages": sent.messages, "bytes": sent.bytes });
+    json!({
+        "id": info.id,
+        "route": info.way.route,
+        "listener": info.way.listener,
+        "upstream": info.way.upstream,
+        "server": info.way.server,
+        "client": info.client.to_string(),
+        "tls": info.secure,
+        "key": info.key.as_deref(),
+        "opened": OffsetDateTime::from(whole(info.opened)).format(&Rfc3339).unwrap_or_default(),
+        "age_seconds": info.age.as_secs_f64(),
+        "from_client": sent(info.flow.from_client),
+        "from_upstream": sent(info.flow.from_upstream),
+        "messages_per_second": info.rate.messages,
+        "bytes_per_second": info.rate.bytes,
+        "held_bytes": info.held,
+        "ending": info.ordered.map(Cause::label),
+    })
+}
+
+/// Milliseconds are fine enough for people.
+fn whole(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_millis(since.as_millis() as u64)
 }

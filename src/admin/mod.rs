@@ -5,6 +5,8 @@
 //! session waits for somebody who reads a list.
 
 pub mod answer;
+pub mod client;
+pub mod ctl;
 pub mod desk;
 pub mod guard;
 pub mod query;
@@ -113,7 +115,7 @@ impl Door {
 fn bind(admin: &Admin) -> io::Result<(Socket, ListenerAddress)> {
     match &admin.address {
         ListenerAddress::Tcp(address) => {
-            let socket = socket::listen(*address)?;
+            let socket = socket::listen(*address, false)?;
             let address = ListenerAddress::Tcp(socket.local_addr()?);
             Ok((Socket::Tcp(socket), address))
         }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -42,6 +42,14 @@ impl Token {
         match self {
             Token::Written(secret) => Ok(secret.clone()),
             Token::File(file, _) => read(file),
+        }
+    }
+
+    /// Where it stands; empty where that is the configuration itself.
+    pub fn file(&self) -> PathBuf {
+        match self {
+            Token::Written(_) => PathBuf::new(),
+            Token::File(file, _) => file.clone(),
         }
     }
 }

@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 use super::Inspect;
 use super::model::{
-    Admin, Backend, BackendKind, ClientBy, Config, Drain, Listener, ListenerAddress, Log, LogFormat, LogLevel,
-    Position, Runtime, ServerAddress, Upstream,
+    AccessLog, Admin, Backend, BackendKind, ClientBy, Config, Drain, Listener, ListenerAddress, Log, LogFormat,
+    LogLevel, Position, Runtime, ServerAddress, TraceParent, Upstream,
 };
 use super::problem::{Problem, Problems, Source};
 use super::read::{Findings, Reader};
@@ -76,7 +76,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
         })
         .collect();
     let routes = some_of(&mut root, "route", |table| route(table, &upstreams, source, limits.as_ref()));
-    let log = root.table("log").and_then(log);
+    let log = root.table("log").and_then(|table| log(table, source));
     let drain = root.table("drain").and_then(drain);
     let admin_at = root.written("admin");
     let admin = root.table("admin").map(|table| admin(table, source));
@@ -173,7 +173,14 @@ fn backend(mut table: Reader<'_, '_>) -> Bound<Backend> {
     Bound { address, key, value: build() }
 }
 
-fn log(mut table: Reader<'_, '_>) -> Option<Log> {
+fn log(mut table: Reader<'_, '_>, source: &Source) -> Option<Log> {
+    /// A line of the access log.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Left {
+        Requests,
+        Opened,
+        Ended,
+    }
     let format = table.value("format", one_of(&[("human", LogFormat::Human), ("json", LogFormat::Json)]));
     let level = table.value(
         "level",
@@ -185,8 +192,28 @@ fn log(mut table: Reader<'_, '_>) -> Option<Log> {
             ("trace", LogLevel::Trace),
         ]),
     );
+    let file = table.value("file", file(source));
+    let lines = one_of(&[("requests", Left::Requests), ("opened", Left::Opened), ("ended", Left::Ended)]);
+    let access = table.list("access", lines);
+    let sample = table.value("sample", number(0..=100));
+    let progress = table.value("progress", value::or_off(string(value::duration)));
+    let traceparent = table.value("traceparent", one_of(&[("begin", TraceParent::Begin), ("pass", TraceParent::Pass)]));
     table.finish();
-    Some(Log { format: format?, level: level? })
+    let access = all(access?)?;
+    let leaves = |line| access.contains(&line);
+    Some(Log {
+        format: format?,
+        level: level?,
+        file: file.map(|(path, _)| path),
+        access: AccessLog {
+            requests: leaves(Left::Requests),
+            opened: leaves(Left::Opened),
+            ended: leaves(Left::Ended),
+        },
+        sample: sample? as u32,
+        progress: progress?,
+        traceparent: traceparent?,
+    })
 }
 
 fn drain(mut table: Reader<'_, '_>) -> Option<Drain> {

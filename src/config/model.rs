@@ -113,6 +113,8 @@ pub struct Position {
 pub struct Listener {
     pub address: ListenerAddress,
     pub address_at: Position,
+    /// Other processes of ours may listen there, too. Never on a Unix socket.
+    pub reuse_port: bool,
     /// Never on a Unix socket.
     pub tls: Option<ListenerTls>,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and PROXY headers count.
@@ -684,6 +686,46 @@ impl BackendKind {
 pub struct Log {
     pub format: LogFormat,
     pub level: LogLevel,
+    /// `None` is standard error.
+    pub file: Option<PathBuf>,
+    pub access: AccessLog,
+    /// Of 100 requests or sessions on which all goes well, so many leave their lines.
+    pub sample: u32,
+    /// How often a living session leaves a line. `None` is `"off"`.
+    pub progress: Option<Duration>,
+    pub traceparent: TraceParent,
+}
+
+/// For commands that read no configuration.
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            format: LogFormat::Human,
+            level: LogLevel::Info,
+            file: None,
+            access: AccessLog { requests: true, opened: true, ended: true },
+            sample: 100,
+            progress: None,
+            traceparent: TraceParent::Begin,
+        }
+    }
+}
+
+/// `log.access`: what leaves a line, beside refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccessLog {
+    pub requests: bool,
+    pub opened: bool,
+    pub ended: bool,
+}
+
+/// What becomes of a request that belongs to no trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceParent {
+    /// One begins here.
+    Begin,
+    /// It goes on without.
+    Pass,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

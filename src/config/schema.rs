@@ -175,6 +175,13 @@ pub(super) static LISTENER: Table = Table {
             "Where to listen: \"0.0.0.0:8080\", \"[::]:8080\". Port 0 takes a free port. \"unix:/run/tidegate.sock\" is a \
              Unix socket (mode 0660, removed at the stop).",
         ),
+        key(
+            "reuse_port",
+            "true or false",
+            Default("false"),
+            "Lets another process of the same user listen at this address, too (SO_REUSEPORT): the next version of this \
+             gateway, which takes over. Sockets that systemd hands over need it not.",
+        ),
         Key {
             name: "tls",
             kind: "table",
@@ -842,14 +849,45 @@ pub(super) static BACKEND: Table = Table {
 
 pub(super) static LOG: Table = Table {
     title: "[log]",
-    doc: "One line for each refused handshake and each ended session, on standard error.",
+    doc: "One line for each plain request, each refused one, and for sessions when they open and end. `format`, `level` and \
+          `file` are read once, at the start.",
     keys: &[
         key("format", "\"human\" or \"json\"", Default("\"human\""), "For people, or one JSON object on a line."),
         key(
             "level",
             "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
             Default("\"info\""),
-            "What is logged: this and all that is more severe.",
+            "What is logged: this and all that is more severe. The lines of requests and sessions are \"info\".",
+        ),
+        key(
+            "file",
+            "path of a file",
+            Nothing("\"/var/log/tidegate/tidegate.log\"", "standard error"),
+            "Where lines are appended (mode 0640). SIGUSR1 opens it again after a rotation. A disk that is too slow holds \
+             nobody up: lines beyond 1 MiB are lost, counted and told.",
+        ),
+        key(
+            "access",
+            "list of \"requests\", \"opened\", \"ended\"",
+            Default("[\"requests\", \"opened\", \"ended\"]"),
+            "Which lines are left beside those of refusals: of plain requests when their answer is over, of sessions when \
+             they open, of sessions when they end.",
+        ),
+        key(
+            "sample",
+            "number, 0 to 100",
+            Default("100"),
+            "Of 100 requests and sessions, so many leave these lines; a session leaves all of its lines or none. What goes \
+             wrong is always told: refusals, answers of 400 and above or that break off, ends for another cause than \
+             `client_closed`, `upstream_closed`, `idle`, `max_age`, `drain` and `route_removed`.",
+        ),
+        key("progress", DURATION_OR_OFF, OFF, "How often a session that lives leaves a line with what passed so far."),
+        key(
+            "traceparent",
+            "\"begin\" or \"pass\"",
+            Default("\"begin\""),
+            "What becomes of a request without a valid W3C `traceparent`: a trace begins here, marked as sampled where \
+             `sample` lets its lines through; or it goes on without. A valid one always passes as it came.",
         ),
     ],
     later: &[],

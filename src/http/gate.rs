@@ -12,7 +12,9 @@ use http::header::{
 use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
+use super::marks::Marks;
 use super::{fixed, pass, spelling};
 use crate::config::model::{Keys, Refuse, Route, Server};
 use crate::drain::Drain;
@@ -26,6 +28,7 @@ use crate::policy::keys;
 use crate::policy::route;
 use crate::proto::fields::{self, Passed};
 use crate::proto::refusal::Refusal;
+use crate::proto::trace::Trace;
 use crate::proto::{handshake, plain};
 use crate::relay::registry::{About, Entry};
 use crate::relay::session::Opened;
@@ -93,8 +96,10 @@ impl Agreed {
         let Agreed { upstream, route, deflate, throttle, permits, server_permit, entry } = self;
         let mut session = Session::new(client, upstream, route.relay.clone(), deflate, throttle, entry);
         async move {
+            log::session_opened(session.living());
             let end = session.run().await;
             log::session_ended(session.living(), &end);
+            session.metrics().ended(&session.living().about.way.route, &end);
             drop((permits, server_permit, place));
         }
     }
@@ -123,42 +128,53 @@ impl From<Refusal> for Refusing {
 
 /// Answers one request.
 pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) -> (Response<Body>, Option<Handover>) {
+    let began = Instant::now();
     let (mut parts, body) = request.into_parts();
     let visitor = &arrival.visitor;
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
     let upgrade = handshake::tries_upgrade(&parts);
-    let mut seen = Seen::of(&parts);
+    let marks = Marks::of(&parts, client.trusted_peer, &live.config.log);
+    let mut seen = Seen::of(&parts, upgrade.then_some(began));
     let keys = |keys: &Keys| live.keyrings.current(keys);
-    let given = |answer: Response<Bytes>| (answer.map(|body| Either::Left(Full::new(body))), None);
     let decision = decide(&mut parts, visitor, client, &live.config.routes, keys, &mut ());
     let route = decision.as_ref().map_or_else(|denied| denied.route, |decision| Some(decision.route()));
+    let given = |route: &Route, mut answer: Response<Bytes>| {
+        if let Some(record) = marks.record(route, &client, &parts) {
+            answer.extensions_mut().insert(record);
+        }
+        (answer.map(|body| Either::Left(Full::new(body))), None)
+    };
     let (mut response, handover) = match decision {
         Err(Denied { refusal, route, key, .. }) => {
             let refusal = counted(refusal, route, &client, live);
-            refuse(refusal.into(), route, key.as_deref(), &client, &seen, live)
+            refuse(refusal.into(), route, key.as_deref(), &client, &seen, &marks, live)
         }
         Ok(Decision::Page(route, page)) => {
             let page = super::page::answer(page, &parts, &route.path);
-            given(page)
+            given(route, page)
         }
-        Ok(Decision::Redirect(_, location, status)) => given(fixed::redirect(location, status)),
-        Ok(Decision::Respond(_, respond)) => given(fixed::respond(respond)),
+        Ok(Decision::Redirect(route, location, status)) => given(route, fixed::redirect(location, status)),
+        Ok(Decision::Respond(route, respond)) => given(route, fixed::respond(respond)),
         Ok(Decision::Plain(passage)) => {
             arrival.has_agreed();
-            match pass::pass(parts, body, &passage, visitor, live).await {
+            match pass::pass(parts, body, &passage, visitor, &marks, live).await {
                 Ok(response) => (response.map(|body| Either::Right(Either::Right(body))), None),
-                Err(refusing) => refuse(refusing, Some(passage.route), None, &client, &seen, live),
+                Err(refusing) => refuse(refusing, Some(passage.route), None, &client, &seen, &marks, live),
             }
         }
         // Boxed: the room that dialling takes would be moved with every plain request, too.
-        Ok(Decision::Session(plan)) => match Box::pin(websocket(parts, &plan, arrival, live)).await {
-            Ok((response, agreed)) => (response, Some(Handover::Session(Box::new(agreed)))),
+        Ok(Decision::Session(plan)) => match Box::pin(websocket(parts, &plan, arrival, &marks, live)).await {
+            Ok((response, agreed)) => {
+                live.metrics().opened(&plan.route.name, began.elapsed());
+                (response, Some(Handover::Session(Box::new(agreed))))
+            }
             Err(refusing) => {
                 seen.key = plan.key.as_ref().map(|key| key.name.clone());
-                refuse(refusing, Some(plan.route), Some(&plan.offer.key), &client, &seen, live)
+                refuse(refusing, Some(plan.route), Some(&plan.offer.key), &client, &seen, &marks, live)
             }
         },
     };
+    marks.trace.answer(response.headers_mut());
     if let Some(route) = route {
         route.response_headers.apply(response.headers_mut());
     }
@@ -191,6 +207,7 @@ async fn websocket(
     parts: request::Parts,
     plan: &Plan<'_>,
     arrival: &Arrival,
+    marks: &Marks,
     live: &Live,
 ) -> Result<(Response<Body>, Agreed), Refusing> {
     if live.drain.has_begun() {
@@ -206,9 +223,10 @@ async fn websocket(
     let offered = plan.offered(&mut ())?;
     let pool = live.pool(&plan.upstream.name);
     let key = pool.key(&parts, &plan.client, live.config.limits.ipv6_prefix);
-    let request = upstream_request(parts, plan, &arrival.visitor, &offered);
+    let request = upstream_request(parts, plan, &arrival.visitor, &offered, &marks.trace);
     let uri = request.uri().clone();
-    let (chosen, answer) = tries::dial(pool, key, request, |server| target(plan.route, server, &uri)).await?;
+    let (chosen, answer) =
+        tries::dial(pool, key, request, |server| target(plan.route, server, &uri), live.metrics()).await?;
     let Chosen { member, permit: server_permit } = chosen;
     let server = &member.server;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
@@ -234,6 +252,8 @@ async fn websocket(
         client: plan.client.address,
         secure: arrival.visitor.secure,
         key: plan.key.clone(),
+        trace: marks.trace.clone(),
+        leaves: marks.leaves,
     };
     let entry = sessions.enter(about);
     let route = plan.route.clone();
@@ -249,10 +269,12 @@ fn upstream_request(
     plan: &Plan<'_>,
     visitor: &Visitor,
     offered: &Offered,
+    trace: &Trace,
 ) -> Request<Empty<Bytes>> {
     let host = plan.route.host_header.as_deref();
     let passed = Passed { host, subprotocols: &offered.subprotocols, deflate: &offered.deflate };
     fields::upstream_headers(&mut parts.headers, &plan.hop(visitor), &passed);
+    trace.pass(&mut parts.headers);
     plan.route.request_headers.apply(&mut parts.headers);
     Request::from_parts(parts, Empty::new())
 }
@@ -272,6 +294,7 @@ fn refuse(
     key: Option<&str>,
     client: &Client,
     seen: &Seen,
+    marks: &Marks,
     live: &Live,
 ) -> (Response<Body>, Option<Handover>) {
     let Refusing { refusal, answer, upstream, detail } = refusing;
@@ -286,7 +309,10 @@ fn refuse(
         upstream: upstream.as_deref(),
         key: seen.key.as_deref(),
         detail,
+        trace: Some(&marks.trace),
     });
+    let took = seen.began.map(|began| began.elapsed());
+    live.metrics().refused(route.map(|route| route.name.as_str()), &refusal, took);
     let aloud = route.is_some_and(|route| route.refuse == Refuse::Close);
     if let (true, Some(key), Some(code)) = (aloud, key, refusal.close_code())
         && live.limits.may_close(address_key(client, live))
@@ -363,10 +389,12 @@ struct Seen {
     key: Option<Arc<str>>,
     /// A refusal is wanted in JSON.
     problem: bool,
+    /// When it came, where it is a handshake.
+    began: Option<Instant>,
 }
 
 impl Seen {
-    fn of(parts: &request::Parts) -> Seen {
+    fn of(parts: &request::Parts, began: Option<Instant>) -> Seen {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         Seen {
             host: parts.headers.get(HOST).map(text),
@@ -378,6 +406,7 @@ impl Seen {
                 .find(|name| !keys::holds_key(name)),
             key: None,
             problem: plain::wants_problem(&parts.headers),
+            began,
         }
     }
 }

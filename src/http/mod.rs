@@ -2,6 +2,7 @@
 
 mod fixed;
 pub mod gate;
+pub mod marks;
 pub mod page;
 mod pass;
 pub mod serve;

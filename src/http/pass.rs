@@ -9,6 +9,7 @@ use http::{Request, Response, Version, request};
 use hyper::body::{Body as _, Incoming};
 
 use super::gate::{Refusing, target};
+use super::marks::Marks;
 use super::serve::Patience;
 use crate::live::Live;
 use crate::observe::log;
@@ -16,6 +17,7 @@ use crate::policy::decide::{Passage, Visitor};
 use crate::proto::fields::{self, Framing};
 use crate::proto::plain;
 use crate::proto::refusal::Refusal;
+use crate::proto::trace::Trace;
 use crate::upstream::body::{Answer, Course, End, Upload};
 use crate::upstream::{Chosen, tries};
 
@@ -25,13 +27,14 @@ pub async fn pass(
     body: Incoming,
     passage: &Passage<'_>,
     visitor: &Visitor,
+    marks: &Marks,
     live: &Live,
 ) -> Result<Response<Answer>, Refusing> {
     let pool = live.pool(&passage.upstream.name);
     let key = pool.key(&parts, &passage.client, live.config.limits.ipv6_prefix);
-    let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+    let record = marks.record(passage.route, &passage.client, &parts);
     let course = Arc::new(Course::default());
-    let request = request(parts, body, passage, visitor, &course);
+    let request = request(parts, body, passage, visitor, &marks.trace, &course);
     let (uri, patience) = (request.uri().clone(), passage.rules.request_timeout);
     let (chosen, result) =
         tries::send(pool, key, request, |server| target(passage.route, server, &uri), patience).await?;
@@ -47,13 +50,16 @@ pub async fn pass(
         response.body_mut().forsake();
         return Err(refused(Refusal::UpstreamBadAnswer, Some("its transfer coding is not chunked".to_owned())));
     }
-    let status = response.status().as_u16();
-    log::passed(&passage.route.name, passage.client.address, &server.text, &method, &path, status);
+    live.metrics().passed(&passage.route.name, response.status().as_u16());
     response.body_mut().set_permit(permit);
     response.body_mut().set_idle_timeout(passage.rules.answer_idle_timeout);
     fields::plain_answer_headers(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
     response.extensions_mut().insert(Patience(passage.rules.body_timeout));
+    if let Some(mut record) = record {
+        record.upstream = Some(server.text.as_str().into());
+        response.extensions_mut().insert(record);
+    }
     Ok(response)
 }
 
@@ -63,6 +69,7 @@ fn request(
     body: Incoming,
     passage: &Passage<'_>,
     visitor: &Visitor,
+    trace: &Trace,
     course: &Arc<Course>,
 ) -> Request<Upload> {
     let framing = match body.size_hint().exact() {
@@ -72,6 +79,7 @@ fn request(
     };
     let expects = framing != Framing::Empty && fields::is_continue(&parts.headers);
     fields::plain_headers(&mut parts.headers, &passage.hop(visitor), passage.route.host_header.as_deref(), framing);
+    trace.pass(&mut parts.headers);
     passage.route.request_headers.apply(&mut parts.headers);
     let upload = match framing {
         Framing::Empty => Upload::empty(course.clone()),

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, Version};
+use http::{Method, Response, StatusCode, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,7 +22,7 @@ use super::gate::{self, Arrival, Body, Handover};
 use crate::config::model::Listener;
 use crate::limits::{ListenerEntry, Pending, Place};
 use crate::live::Live;
-use crate::observe::log::{self, Refused};
+use crate::observe::log::{self, Answered, Refused};
 use crate::policy::client::Peer;
 use crate::policy::decide::Visitor;
 use crate::proto::refusal::Refusal;
@@ -68,13 +68,16 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
             let (progress, live, arrival) = (progress.clone(), live.clone(), arrival.clone());
             // Boxed, because hyper wants the future to be Unpin where the stream is to be taken back.
             Box::pin(async move {
+                let (begun, bodiless) = (Instant::now(), request.method() == Method::HEAD);
                 let unframed = request.version() == Version::HTTP_10;
                 *lock(&progress) = Progress { unframed, ..Progress::new(true, patience) };
                 let (mut response, handover) = gate::walk(request, &arrival, &live).await;
                 let patience = response.extensions_mut().remove().unwrap_or(patience);
+                let record = response.extensions_mut().remove::<log::Request>();
+                let tally = record.map(|record| Box::new(Tally::new(record, begun, bodiless, response.status())));
                 let given = Some(Instant::now());
                 *lock(&progress) = Progress { handover, given, unframed, ..Progress::new(true, patience) };
-                Ok(response.map(|body| Watched { body, progress }))
+                Ok(response.map(|body| Watched { body, progress, tally }))
             }) as Pin<Box<dyn Future<Output = Result<Response<Watched>, Infallible>> + Send>>
         })
     };
@@ -138,7 +141,7 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
             tracing::debug!(client = %peer.address, error = %log::chain(&error), "an answer broke off");
             cut(&stream, unframed);
         }
-        (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer).await,
+        (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer, &live).await,
         (_, None) => {
             tracing::debug!(client = %peer.address, "the client did not take its answer in time");
             cut(&stream, unframed);
@@ -184,6 +187,32 @@ impl Progress {
 struct Watched {
     body: Body,
     progress: Arc<Mutex<Progress>>,
+    /// Where the request leaves a record.
+    tally: Option<Box<Tally>>,
+}
+
+/// What was taken of an answer. The record is written when the answer is gone, however that came about.
+struct Tally {
+    record: log::Request,
+    begun: Instant,
+    status: StatusCode,
+    bytes: u64,
+    whole: bool,
+}
+
+impl Tally {
+    fn new(record: log::Request, begun: Instant, bodiless: bool, status: StatusCode) -> Self {
+        Tally { record, begun, status, bytes: 0, whole: bodiless }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let Some(tally) = self.tally.take() else { return };
+        let whole = tally.whole || hyper::body::Body::is_end_stream(&self.body);
+        let (status, bytes) = (tally.status.as_u16(), tally.bytes);
+        tally.record.answered(Answered { status, bytes, whole, duration: tally.begun.elapsed() });
+    }
 }
 
 impl hyper::body::Body for Watched {
@@ -196,6 +225,13 @@ impl hyper::body::Body for Watched {
     ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         lock(&self.progress).given = frame.is_ready().then(Instant::now);
+        if let Some(tally) = &mut self.tally {
+            match &frame {
+                Poll::Ready(Some(Ok(frame))) => tally.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Poll::Ready(None) => tally.whole = true,
+                Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+            }
+        }
         frame
     }
 
@@ -213,7 +249,7 @@ fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
 }
 
 /// A head that could not be read. hyper has answered the malformed ones; one that is late is ours to answer.
-async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Peer) {
+async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Peer, live: &Live) {
     let refusal = match error {
         error if error.is_timeout() && read.is_empty() => return stream.linger().await,
         error if error.is_timeout() => Refusal::HeadTimeout,
@@ -222,6 +258,7 @@ async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Pee
         // The client went away.
         _ => return,
     };
+    live.metrics().refused(None, &refusal, None);
     log::refused(&Refused {
         reason: refusal.label(),
         status: refusal.status().as_u16(),

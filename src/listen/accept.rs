@@ -58,23 +58,8 @@ pub async fn next(from: &Socket, listener: &ListenerEntry, limits: &Limits, trou
     loop {
         match from.accept().await {
             Ok((stream, peer)) => {
-                if trouble.0.is_some_and(|last| last.elapsed() >= CALM) {
-                    trouble.0 = None;
-                    tracing::info!("accepting connections again");
-                }
-                match limits.connection(listener) {
-                    Ok((place, pending)) => {
-                        if let Stream::Tcp(stream) = &stream {
-                            socket::tune(stream);
-                        }
-                        return Accepted { stream, peer, place, pending };
-                    }
-                    Err(full) => {
-                        tracing::debug!(client = %peer, limit = %full, "closed a connection that has no place");
-                        if trouble.0.replace(Instant::now()).is_none() {
-                            tracing::warn!("{full} is reached: new connections are closed until others end");
-                        }
-                    }
+                if let Some(accepted) = placed(stream, peer, listener, limits, trouble) {
+                    return accepted;
                 }
             }
             // The peer left before we looked.
@@ -89,6 +74,50 @@ pub async fn next(from: &Socket, listener: &ListenerEntry, limits: &Limits, trou
                 }
                 tokio::time::sleep(BACKOFF).await;
             }
+        }
+    }
+}
+
+/// Closes the socket, and takes what waited in it: the kernel would reset it.
+pub fn last(from: Socket, listener: &ListenerEntry, limits: &Limits, trouble: &mut Trouble) -> Vec<Accepted> {
+    // A Unix socket is shared with nobody that could take over.
+    let Socket::Tcp(socket) = from else { return Vec::new() };
+    // tokio asks the kernel only after it was told of something; here the kernel's own word counts.
+    let Ok(socket) = socket.into_std() else { return Vec::new() };
+    let mut taken = Vec::new();
+    while let Ok((stream, peer)) = socket.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        let Ok(stream) = stream else { continue };
+        taken.extend(placed(Stream::Tcp(stream), peer.ip().into(), listener, limits, trouble));
+    }
+    taken
+}
+
+/// Gives a connection its place, or closes it.
+fn placed(
+    stream: Stream,
+    peer: Address,
+    listener: &ListenerEntry,
+    limits: &Limits,
+    trouble: &mut Trouble,
+) -> Option<Accepted> {
+    if trouble.0.is_some_and(|last| last.elapsed() >= CALM) {
+        trouble.0 = None;
+        tracing::info!("accepting connections again");
+    }
+    match limits.connection(listener) {
+        Ok((place, pending)) => {
+            if let Stream::Tcp(stream) = &stream {
+                socket::tune(stream);
+            }
+            Some(Accepted { stream, peer, place, pending })
+        }
+        Err(full) => {
+            tracing::debug!(client = %peer, limit = %full, "closed a connection that has no place");
+            if trouble.0.replace(Instant::now()).is_none() {
+                tracing::warn!("{full} is reached: new connections are closed until others end");
+            }
+            None
         }
     }
 }
@@ -109,6 +138,17 @@ pub enum SecureError {
     PlainHttp,
     #[error(transparent)]
     Tls(#[from] io::Error),
+}
+
+impl SecureError {
+    /// One word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            SecureError::Timeout => "tls_timeout",
+            SecureError::PlainHttp => "plain_http",
+            SecureError::Tls(_) => "tls_failed",
+        }
+    }
 }
 
 /// The TLS handshake, ClientHello to Finished within one deadline. Plain HTTP gets an answer that says what to do.

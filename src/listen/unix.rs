@@ -18,7 +18,8 @@ pub const MODE: u32 = 0o660;
 #[derive(Debug)]
 pub struct UnixSocket {
     pub listener: UnixListener,
-    _file: SocketFile,
+    /// `None`: whoever handed it over keeps its file.
+    _file: Option<SocketFile>,
 }
 
 #[derive(Debug)]
@@ -50,7 +51,12 @@ impl UnixSocket {
         fs::set_permissions(path, Permissions::from_mode(mode))?;
         socket.listen(BACKLOG.cast_signed())?;
         socket.set_nonblocking(true)?;
-        Ok(UnixSocket { listener: UnixListener::from_std(socket.into())?, _file: file })
+        Ok(UnixSocket { listener: UnixListener::from_std(socket.into())?, _file: Some(file) })
+    }
+
+    /// A socket that somebody else opened, and removes.
+    pub fn handed(listener: UnixListener) -> UnixSocket {
+        UnixSocket { listener, _file: None }
     }
 }
 

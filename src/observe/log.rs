@@ -1,19 +1,41 @@
-//! Log records: one line for each refused handshake, one for each ended session.
+//! Log records: of plain requests, refused handshakes and sessions.
 //!
-//! Values from outside are recorded as fields, which both formats quote and escape: they cannot forge a line.
+//! Values from outside are recorded as fields, which both formats quote and escape: they cannot forge a line. No query, no
+//! header but Host and Origin, and no path parameter is ever recorded: tokens travel there.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::config::model::{Log, LogFormat, LogLevel};
+use super::writer::{Lines, Target};
+use crate::config::model::{AccessLog, Log, LogFormat, LogLevel};
 use crate::policy::client::Address;
-use crate::relay::End;
+use crate::proto::trace::Trace;
 use crate::relay::registry::Living;
+use crate::relay::{Cause, End};
 
-/// Begins logging to standard error. A second call changes nothing.
-pub fn init(log: &Log) {
+/// Where the lines of this process go.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("cannot open the log file {} (its folder must be there, and be ours to write)", .0.display())]
+    File(PathBuf, #[source] io::Error),
+    #[error("cannot begin to log")]
+    Thread(#[source] io::Error),
+}
+
+/// Begins logging, to the file of `log` or to standard error. A second call changes nothing.
+///
+/// # Errors
+/// See [`LogError`].
+pub fn init(log: &Log) -> Result<(), LogError> {
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -21,16 +43,118 @@ pub fn init(log: &Log) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let lines = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(std::io::stderr);
-    let _ = match log.format {
-        LogFormat::Human => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
+    let target = match &log.file {
+        Some(path) => Target::file(path).map_err(|error| LogError::File(path.clone(), error))?,
+        None => Target::Stream(Box::new(io::stderr())),
     };
+    let colours = log.file.is_none() && io::stderr().is_terminal();
+    let lines = Lines::to(target).map_err(LogError::Thread)?;
+    if LINES.set(lines.clone()).is_err() {
+        return Ok(());
+    }
+    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(lines);
+    let _ = match log.format {
+        LogFormat::Human => subscriber.with_ansi(colours).try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).try_init(),
+    };
+    Ok(())
+}
+
+/// Waits until every line is written, at most a second: to be called at the end of the process.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush();
+    }
+}
+
+/// How many lines were lost because they came faster than they could be written.
+pub fn lost() -> u64 {
+    LINES.get().map_or(0, Lines::lost)
+}
+
+/// Opens the log file again at each SIGUSR1, for as long as it is polled: somebody has moved it away.
+///
+/// # Errors
+/// When the signal cannot be listened for.
+pub fn rotation() -> io::Result<impl Future<Output = ()>> {
+    let mut signals = signal(SignalKind::user_defined1())?;
+    Ok(async move {
+        while signals.recv().await.is_some() {
+            if let Some(lines) = LINES.get() {
+                lines.reopen();
+            }
+        }
+    })
+}
+
+/// Which lines a request or a session leaves, as `log.access` and `log.sample` decide when it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaves {
+    access: AccessLog,
+    /// `log.sample` let it through. What goes wrong is told whatever this says.
+    sampled: bool,
+}
+
+impl Leaves {
+    /// `luck` is random, from 0 to 99.
+    pub fn of(log: &Log, luck: u32) -> Leaves {
+        Leaves { access: log.access, sampled: luck < log.sample }
+    }
+
+    /// Also what a trace that begins here says of itself: what stands in the log can be looked up there.
+    pub fn sampled(self) -> bool {
+        self.sampled
+    }
+}
+
+/// The record of a session that begins.
+pub fn session_opened(living: &Living) {
+    let about = &living.about;
+    if !(about.leaves.access.opened && about.leaves.sampled) {
+        return;
+    }
+    tracing::info!(
+        session = living.id,
+        route = &*about.way.route,
+        client = %about.client,
+        upstream = &*about.way.server,
+        key = about.key.as_ref().map(|key| &*key.name),
+        request = %about.trace.request,
+        trace = about.trace.id().map(tracing::field::display),
+        "session opened"
+    );
+}
+
+/// The record of a session that goes on.
+pub fn session_lives(living: &Living) {
+    let about = &living.about;
+    if !about.leaves.sampled {
+        return;
+    }
+    let flow = living.flow();
+    tracing::info!(
+        session = living.id,
+        route = &*about.way.route,
+        client = %about.client,
+        upstream = &*about.way.server,
+        key = about.key.as_ref().map(|key| &*key.name),
+        messages_from_client = flow.from_client.messages,
+        bytes_from_client = flow.from_client.bytes,
+        messages_from_upstream = flow.from_upstream.messages,
+        bytes_from_upstream = flow.from_upstream.bytes,
+        duration_ms = millis(living.opened.elapsed()),
+        request = %about.trace.request,
+        trace = about.trace.id().map(tracing::field::display),
+        "session lives"
+    );
 }
 
 /// The record of an ended session.
 pub fn session_ended(living: &Living, end: &End) {
     let about = &living.about;
+    if !(about.leaves.access.ended && (about.leaves.sampled || is_trouble(end.cause))) {
+        return;
+    }
     let detail = end.detail.to_string();
     tracing::info!(
         cause = end.cause.label(),
@@ -49,12 +173,20 @@ pub fn session_ended(living: &Living, end: &End) {
         bytes_from_client = end.from_client.bytes,
         messages_from_upstream = end.from_upstream.messages,
         bytes_from_upstream = end.from_upstream.bytes,
-        duration_ms = u64::try_from(end.duration.as_millis()).unwrap_or(u64::MAX),
+        duration_ms = millis(end.duration),
+        request = %about.trace.request,
+        trace = about.trace.id().map(tracing::field::display),
         "session ended"
     );
 }
 
-/// A refused handshake. The query stays out: tokens travel in it.
+/// Whether a session ended otherwise than sessions are meant to: such ends are never sampled away.
+fn is_trouble(cause: Cause) -> bool {
+    use Cause::{ClientClosed, Drain, Idle, MaxAge, RouteRemoved, UpstreamClosed};
+    !matches!(cause, ClientClosed | UpstreamClosed | Idle | MaxAge | Drain | RouteRemoved)
+}
+
+/// A request that was refused.
 #[derive(Debug, Default)]
 pub struct Refused<'a> {
     pub reason: &'a str,
@@ -68,28 +200,101 @@ pub struct Refused<'a> {
     /// The name of the API key, never the key.
     pub key: Option<&'a str>,
     pub detail: Option<String>,
+    pub trace: Option<&'a Trace>,
 }
 
-/// The record of a refused handshake.
+/// The record of a refused request. Never sampled away.
 pub fn refused(refused: &Refused<'_>) {
     tracing::info!(
         reason = refused.reason,
         status = refused.status,
         client = refused.client.map(tracing::field::display),
-        host = refused.host.map(shortened),
-        path = refused.path.map(shortened),
-        origin = refused.origin.map(|origin| shortened(&String::from_utf8_lossy(origin))),
+        host = refused.host.map(anonymous).map(shortened),
+        path = refused.path.map(path),
+        origin = refused.origin.map(|origin| shortened(anonymous(&String::from_utf8_lossy(origin)))),
         route = refused.route,
         upstream = refused.upstream,
         key = refused.key,
         detail = refused.detail,
+        request = refused.trace.map(|trace| tracing::field::display(&trace.request)),
+        trace = refused.trace.and_then(Trace::id).map(tracing::field::display),
         "refused"
     );
 }
 
-/// A plain request whose answer is on its way.
-pub fn passed(route: &str, client: Address, upstream: &str, method: &http::Method, path: &str, status: u16) {
-    tracing::debug!(status, %method, path = shortened(path), route, %client, upstream, "passed");
+/// A plain request that gets an answer, ours or its upstream's.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub route: Box<str>,
+    pub client: Address,
+    pub method: http::Method,
+    pub host: Option<Box<str>>,
+    pub path: Box<str>,
+    pub upstream: Option<Box<str>>,
+    pub trace: Trace,
+    pub leaves: Leaves,
+}
+
+/// What was answered to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered {
+    pub status: u16,
+    /// Of the body.
+    pub bytes: u64,
+    /// All of it was there to be sent.
+    pub whole: bool,
+    pub duration: Duration,
+}
+
+impl Request {
+    /// Whether anything can come of it: else it need not be made.
+    pub fn is_wanted(leaves: Leaves) -> bool {
+        leaves.access.requests && tracing::enabled!(tracing::Level::INFO)
+    }
+
+    /// The record, when the answer is over. What failed is never sampled away.
+    pub fn answered(&self, answer: Answered) {
+        let failed = answer.status >= 400 || !answer.whole;
+        if !(self.leaves.access.requests && (self.leaves.sampled || failed)) {
+            return;
+        }
+        tracing::info!(
+            status = answer.status,
+            method = shortened(self.method.as_str()),
+            host = self.host.as_deref().map(anonymous).map(shortened),
+            path = path(&self.path),
+            route = &*self.route,
+            client = %self.client,
+            upstream = self.upstream.as_deref(),
+            bytes = answer.bytes,
+            broke_off = (!answer.whole).then_some(true),
+            duration_ms = millis(answer.duration),
+            request = %self.trace.request,
+            trace = self.trace.id().map(tracing::field::display),
+            "request"
+        );
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A host or an origin without the name and password that may stand before it (RFC 3986 section 3.2.1).
+fn anonymous(host: &str) -> &str {
+    host.rsplit('@').next().unwrap_or_default()
+}
+
+/// Without path parameters: Java services keep session ids in them, `/shop;jsessionid=…`.
+fn path(path: &str) -> String {
+    if !path.contains(';') {
+        return shortened(path);
+    }
+    let segments = path.split('/').map(|segment| match segment.split_once(';') {
+        Some((name, _)) => format!("{name};…"),
+        None => segment.to_owned(),
+    });
+    shortened(&segments.collect::<Vec<_>>().join("/"))
 }
 
 /// An error with everything behind it, on one line.

@@ -6,11 +6,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelValue, EncodeMetric,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
@@ -21,6 +24,8 @@ use prometheus_client::registry::Registry;
 use super::process::Process;
 use crate::proto::close::Code;
 use crate::proto::refusal::Refusal;
+use crate::relay::end::Traffic;
+use crate::relay::registry::Flow;
 use crate::relay::{End, Side};
 
 /// From a fast loopback upstream to `connect_timeout` and `handshake_timeout` together.
@@ -29,9 +34,13 @@ const HANDSHAKE_SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0
 const SESSION_SECONDS: [f64; 11] =
     [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 604_800.0];
 
+/// From a machine beside this one to the timeout of most heartbeats.
+const ROUND_TRIP_SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
+
 /// `le` and other labels are put behind these.
 type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
+type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
 
 /// What has happened since the process began. A reload changes nothing in it.
 #[derive(Debug)]
@@ -47,6 +56,10 @@ pub struct Metrics {
     connects: Counters<3>,
     requests: Counters<2>,
     reloads: Counters<1>,
+    /// Of clients and of upstreams.
+    pings: [Counter; 2],
+    round_trips: [Histogram; 2],
+    throttled: [Counter<f64, AtomicU64>; 2],
 }
 
 /// What became of a connection to a server that was dialled.
@@ -90,8 +103,7 @@ impl Metrics {
             "Requests that were refused, handshakes and others, by the reason that the log gives",
             refusals.clone(),
         );
-        let seconds: Family<Labels<1>, Histogram, fn() -> Histogram> =
-            Family::new_with_constructor(|| Histogram::new(HANDSHAKE_SECONDS));
+        let seconds: Histograms = Family::new_with_constructor(|| Histogram::new(HANDSHAKE_SECONDS));
         registry.register(
             "tidegate_handshake_seconds",
             "From the head of a handshake to the gateway's answer, dialling included",
@@ -128,6 +140,28 @@ impl Metrics {
         for outcome in ["ok", "failed"] {
             let _ = reloads.get_or_create(&[("outcome", Cow::Borrowed(outcome))]);
         }
+        let pings: Counters<1> = Family::default();
+        registry.register(
+            "tidegate_pings_sent",
+            "Pings of the gateway's own to quiet clients and upstreams",
+            pings.clone(),
+        );
+        let round_trips: Histograms = Family::new_with_constructor(|| Histogram::new(ROUND_TRIP_SECONDS));
+        registry.register(
+            "tidegate_ping_round_trip_seconds",
+            "From a ping of the gateway's own to the pong that answers it",
+            round_trips.clone(),
+        );
+        let throttled: Family<Labels<1>, Counter<f64, AtomicU64>> = Family::default();
+        registry.register(
+            "tidegate_throttled_seconds",
+            "For how long sides of sessions, which sent more than a rate allows, were not read",
+            throttled.clone(),
+        );
+        let peers = [Side::Client, Side::Upstream].map(|side| [word("peer", side.label())]);
+        let pings = peers.each_ref().map(|peer| pings.get_or_create_owned(peer));
+        let round_trips = peers.each_ref().map(|peer| round_trips.get_or_create_owned(peer));
+        let throttled = peers.each_ref().map(|peer| throttled.get_or_create_owned(peer));
         let of = |outcome| seconds.get_or_create_owned(&[("outcome", Cow::Borrowed(outcome))]);
         let (opened_seconds, refused_seconds) = (of("opened"), of("refused"));
         Metrics {
@@ -142,6 +176,9 @@ impl Metrics {
             connects,
             requests,
             reloads,
+            pings,
+            round_trips,
+            throttled,
         }
     }
 
@@ -178,6 +215,21 @@ impl Metrics {
                 self.closes.get_or_create(&labels).inc();
             }
         }
+    }
+
+    /// A ping of ours was written to a side.
+    pub fn pinged(&self, side: Side) {
+        self.pings[peer(side)].inc();
+    }
+
+    /// A side answered one.
+    pub fn answered(&self, side: Side, took: Duration) {
+        self.round_trips[peer(side)].observe(took.as_secs_f64());
+    }
+
+    /// A side has to wait so much longer for its turn.
+    pub fn throttled(&self, side: Side, time: Duration) {
+        self.throttled[peer(side)].inc_by(time.as_secs_f64());
     }
 
     /// A handshake that was tried with a server, which the configuration names so.
@@ -259,6 +311,8 @@ pub struct Now {
     pub version: &'static str,
     /// Sessions with each server, by route.
     pub sessions: Vec<OpenSessions>,
+    /// By route.
+    pub traffic: Vec<TrafficNow>,
     pub connections: usize,
     pub connections_pending: usize,
     pub held_bytes: usize,
@@ -279,13 +333,21 @@ pub struct OpenSessions {
     pub open: usize,
 }
 
+/// What sessions have carried since the process began, ended ones and open ones.
+#[derive(Debug)]
+pub struct TrafficNow {
+    pub route: String,
+    pub flow: Flow,
+}
+
 #[derive(Debug)]
 pub struct ServerNow {
     pub upstream: String,
     pub server: String,
-    /// It may be chosen.
-    pub up: bool,
-    pub sessions: usize,
+    /// A word of a closed list.
+    pub state: &'static str,
+    /// So many of its addresses are in that state.
+    pub addresses: usize,
 }
 
 #[derive(Debug)]
@@ -302,6 +364,7 @@ impl Collector for Now {
             (labels, now.open)
         });
         gauges(&mut to, "tidegate_sessions_open", "WebSocket sessions that are open", sessions)?;
+        self.traffic(&mut to)?;
         gauge(&mut to, "tidegate_connections_open", "Connections of clients that are open", self.connections)?;
         gauge(
             &mut to,
@@ -316,21 +379,14 @@ impl Collector for Now {
             self.held_bytes,
         )?;
         gauge(&mut to, "tidegate_draining", "1 while the gateway stops", usize::from(self.draining))?;
-        let servers = |value: fn(&ServerNow) -> usize| {
-            let labels = |now: &ServerNow| [("upstream", now.upstream.clone()), ("server", now.server.clone())];
-            self.servers.iter().map(move |now| (labels(now), value(now)))
-        };
+        let servers = self.servers.iter().map(|now| {
+            ([("upstream", now.upstream.as_str()), ("server", &now.server), ("state", now.state)], now.addresses)
+        });
         gauges(
             &mut to,
-            "tidegate_upstream_server_up",
-            "1 where new sessions may go to the server",
-            servers(|now| now.up.into()),
-        )?;
-        gauges(
-            &mut to,
-            "tidegate_upstream_server_sessions",
-            "Sessions that are open with a server, or being opened",
-            servers(|now| now.sessions),
+            "tidegate_upstream_server_addresses",
+            "Addresses of a server, by the state that they are in; only those that are up get new sessions",
+            servers,
         )?;
         gauge(
             &mut to,
@@ -353,6 +409,25 @@ impl Collector for Now {
         )?;
         gauges(&mut to, "tidegate_build_info", "1, with the version", [([("version", self.version)], 1_usize)])?;
         process(&mut to)
+    }
+}
+
+impl Now {
+    fn traffic(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let sides = |value: fn(Traffic) -> u64| {
+            self.traffic.iter().flat_map(move |now| {
+                let of =
+                    |side: Side, sent: Traffic| ([("route", now.route.as_str()), ("from", side.label())], value(sent));
+                [of(Side::Client, now.flow.from_client), of(Side::Upstream, now.flow.from_upstream)]
+            })
+        };
+        counters(to, "tidegate_messages", "Data messages that began to pass", sides(|sent| sent.messages))?;
+        counters(
+            to,
+            "tidegate_message_bytes",
+            "Payload bytes of data frames that passed, compressed ones as they are",
+            sides(|sent| sent.bytes),
+        )
     }
 }
 
@@ -384,12 +459,28 @@ fn gauges<V, K, const N: usize>(
 ) -> fmt::Result
 where
     V: EncodeGaugeValue,
-    K: prometheus_client::encoding::EncodeLabelValue,
+    K: EncodeLabelValue,
     ConstGauge<V>: EncodeMetric,
 {
     let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in series {
         ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn counters<K, const N: usize>(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    series: impl IntoIterator<Item = ([(&'static str, K); N], u64)>,
+) -> fmt::Result
+where
+    K: EncodeLabelValue,
+{
+    let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in series {
+        ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }
@@ -400,6 +491,10 @@ where
     ConstCounter<V>: EncodeMetric,
 {
     ConstCounter::new(value).encode(to.encode_descriptor(name, help, None, MetricType::Counter)?)
+}
+
+fn peer(side: Side) -> usize {
+    usize::from(side == Side::Upstream)
 }
 
 /// A label whose value is a word of a closed list.

@@ -3,3 +3,5 @@
 pub mod log;
 pub mod metrics;
 pub mod process;
+pub mod progress;
+mod writer;

@@ -9,4 +9,5 @@ pub mod plain;
 pub mod proxy;
 pub mod refusal;
 pub mod scan;
+pub mod trace;
 mod utf8;

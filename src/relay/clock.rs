@@ -71,6 +71,11 @@ impl Watch {
         }
     }
 
+    /// Its answer came: how long after the ping. Something else may have shown its life before.
+    pub fn answered(&mut self, now: Instant) -> Option<Duration> {
+        self.pinged.take().map(|at| now.saturating_duration_since(at))
+    }
+
     /// Whether a ping of ours is on its way.
     pub fn asked(&self) -> bool {
         self.pinged.is_some_and(|at| self.seen < at)

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::limits::held::{Held, Share};
+use crate::observe::metrics::Metrics;
 
 pub use living::{About, Flow, Living, Order, PerSecond, Way};
 pub use select::{Clients, NoClients, Page, Seen, Selected, Selector, SessionInfo};
@@ -39,6 +40,8 @@ pub struct Registry {
     shards: [Mutex<Shard>; SHARDS],
     /// By their route. There are as many as configurations ever named.
     ways: RwLock<HashMap<Box<str>, Vec<Arc<Way>>>>,
+    /// Where sessions tell what no sum over them shows. They live as long as this: as the process.
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +86,12 @@ impl Registry {
             closing: AtomicU32::new(0),
             shards: Default::default(),
             ways: RwLock::default(),
+            metrics: Arc::default(),
         }
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Bytes that sessions hold: refused by a peer, or waiting for a rate.
@@ -268,7 +276,7 @@ impl Registry {
     }
 
     /// Those that live as their shard is reached.
-    fn each(&self) -> impl Iterator<Item = Arc<Living>> {
+    pub fn each(&self) -> impl Iterator<Item = Arc<Living>> {
         self.shards.iter().flat_map(|shard| lock(shard).living.values().cloned().collect::<Vec<_>>())
     }
 
@@ -294,6 +302,10 @@ impl Entry {
     /// What is known of this session.
     pub fn living(&self) -> &Living {
         &self.living
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.registry.metrics
     }
 
     /// Wakes `waker` when this session is told to end. To be called before the first [`Entry::ordered`].

@@ -4,6 +4,7 @@
 //! own frames only between two of theirs, and reads a side only while the other takes what it got (back-pressure).
 //! Ends in three steps: a cause is found and told → answers are awaited → both streams are shut and drained, in bounded time.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -24,6 +25,7 @@ use super::scratch::{self, Scratch};
 use super::toll::{Paid, Toll};
 use crate::config::model::{Heartbeat, PingMode, Rate, RelayRules};
 use crate::limits::throttle::{Sender, Throttle};
+use crate::observe::metrics::Metrics;
 use crate::proto::close::Code;
 use crate::proto::frame::{Control, Opcode};
 use crate::proto::scan::{Event, Rules, Scanner, Until, Violation};
@@ -107,6 +109,9 @@ struct Pass {
     nonce: [u8; 8],
     /// The client showed life lately: an upstream's ping may be answered for it.
     client_fresh: bool,
+    /// What came of it, for the metrics: this side answered our ping after so long; one of ours was written.
+    round_trip: Cell<Option<Duration>>,
+    pinged: Cell<bool>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
@@ -147,6 +152,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             rearm: None,
             doomed: false,
         }
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        self.entry.metrics()
     }
 
     /// What others see of it.
@@ -209,8 +218,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         for side in [Side::Client, Side::Upstream] {
             let pass = self.pass(now);
             let (from, to) = self.from(side);
+            let waited = from.toll.until();
             let (more, happening) = pump(from, to, cx, scratch, &pass);
             again |= more;
+            self.tell(side, &pass, waited);
             if let Some(happening) = happening {
                 self.happened(side, happening, now);
             }
@@ -242,6 +253,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             nonce: self.nonce,
             // The silence of a side that we do not read is our doing.
             client_fresh: self.client.toll.until().is_some() || self.client.watch.fresh(now, fresh),
+            round_trip: Cell::default(),
+            pinged: Cell::default(),
+        }
+    }
+
+    /// Tells the metrics what a pump brought; mostly that is nothing. `waited` until then before it.
+    fn tell(&self, side: Side, pass: &Pass, waited: Option<Instant>) {
+        let (from, to) = match side {
+            Side::Upstream => (&self.upstream, &self.client),
+            Side::Client | Side::Gateway => (&self.client, &self.upstream),
+        };
+        if let Some(took) = pass.round_trip.take() {
+            self.entry.metrics().answered(from.side, took);
+        }
+        if pass.pinged.take() {
+            self.entry.metrics().pinged(to.side);
+        }
+        if let Some(until) = from.toll.until()
+            && waited.is_none_or(|waited| until > waited)
+        {
+            let since = waited.map_or(pass.now, |waited| waited.max(pass.now));
+            self.entry.metrics().throttled(side, until.saturating_duration_since(since));
         }
     }
 
@@ -605,7 +638,9 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
             Some(Event::Control(close)) if close.opcode() == Opcode::Close => break Some(Happening::Closed(close)),
             Some(Event::Control(control)) => {
                 match control.opcode() {
-                    Opcode::Pong if control.payload() == pass.nonce => {}
+                    Opcode::Pong if control.payload() == pass.nonce => {
+                        pass.round_trip.set(from.watch.answered(pass.now))
+                    }
                     _ if pass.forward_pings && relayed => gather.copy(control.encode(to.mask()).as_ref()),
                     Opcode::Ping => pong(from, to, &control, pongs, pass),
                     _ => {}
@@ -679,6 +714,7 @@ fn can_say<S: AsyncRead + AsyncWrite + Unpin>(from: &Leg<S>, to: &Leg<S>, pass: 
 
 /// Puts our frames for `to` into its stream. After our Close nothing of `from` passes any more.
 fn say<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Leg<S>, to: &mut Leg<S>, output: &mut Vec<u8>, pass: &Pass) {
+    pass.pinged.set(pass.pinged.get() | to.ping_due);
     to.take_due(output, may_answer(to, pass), &pass.nonce, pass.now);
     if to.codes.sent.is_some() && from.sends == Sends::Relayed {
         from.sends = Sends::Awaited;

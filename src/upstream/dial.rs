@@ -68,6 +68,18 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// One word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            DialError::Resolve(_) => "not_resolved",
+            DialError::Connect(_) => "not_connected",
+            DialError::ConnectTimeout => "connect_timeout",
+            DialError::Tls(_) | DialError::ServerName => "tls_failed",
+            DialError::HandshakeTimeout | DialError::AnswerTimeout => "answer_timeout",
+            DialError::Http(_) | DialError::Switched | DialError::Closed => "bad_answer",
+        }
+    }
+
     /// What the client is told.
     pub fn refusal(&self) -> Refusal {
         match self {

@@ -18,6 +18,7 @@ use super::member::Member;
 use super::{Chosen, For, Pool};
 use crate::config::model::Server;
 use crate::observe::log;
+use crate::observe::metrics::{Dialled, Metrics};
 use crate::proto::refusal::Refusal;
 
 /// The tries of one request.
@@ -87,6 +88,7 @@ pub async fn dial(
     key: Option<u64>,
     mut request: Request<Empty<Bytes>>,
     target: impl Fn(&Server) -> Result<Uri, Refusal>,
+    metrics: &Metrics,
 ) -> Result<(Chosen, Result<Answer, DialError>), Refusal> {
     let mut tries = Tries::new(pool, key, For::Session);
     let mut chosen = tries.first()?;
@@ -94,6 +96,7 @@ pub async fn dial(
         let mut sent = if tries.left() { request.clone() } else { std::mem::take(&mut request) };
         *sent.uri_mut() = target(&chosen.member.server)?;
         let answer = dial::dial(pool, &chosen.member, sent).await;
+        metrics.dialled(&pool.upstream.name, &chosen.member.server.text, outcome(&answer));
         let why = match &answer {
             Ok(Answer::Refused(response)) if is_down(response.status()) => response.status().to_string(),
             Ok(_) => {
@@ -107,6 +110,14 @@ pub async fn dial(
             Some(next) => chosen = next,
             None => return Ok((chosen, answer)),
         }
+    }
+}
+
+fn outcome(answer: &Result<Answer, DialError>) -> Dialled {
+    match answer {
+        Ok(Answer::Switched { .. }) => Dialled::Opened,
+        Ok(Answer::Refused(_)) => Dialled::Refused,
+        Err(error) => Dialled::Failed(error.label()),
     }
 }
 

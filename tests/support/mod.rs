@@ -13,7 +13,10 @@ pub mod upstream;
 
 use std::time::{Duration, Instant};
 
+use tidegate::config::model::Log;
+use tidegate::observe::log::Leaves;
 use tidegate::policy::client::Address;
+use tidegate::proto::trace::Trace;
 use tidegate::relay::registry::{About, Registry};
 
 /// How long anything may take before a test fails.
@@ -38,5 +41,7 @@ pub fn about(registry: &Registry) -> About {
         client: Address::Local,
         secure: false,
         key: None,
+        trace: Trace::of(&::http::HeaderMap::new(), false, None, [1; 32]),
+        leaves: Leaves::of(&Log::default(), 0),
     }
 }

@@ -18,6 +18,7 @@ use super::{Bound, all, each, file};
 
 pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source, wider: Option<&Limits>) -> Bound<Listener> {
     let address = table.value("address", |node| Ok((string(value::listener_address)(node)?, node.at)));
+    let (reuse_port_at, reuse_port) = (table.written("reuse_port"), table.value("reuse_port", boolean));
     let (tls_at, proxy_protocol_at) = (table.written("tls"), table.written("proxy_protocol"));
     let tls = table.table("tls").and_then(|tls| listener_tls(tls, source));
     if let Some(tls) = &tls {
@@ -61,6 +62,10 @@ pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source, wider: Option
         let wrong = Wrong::new("TLS is not served on a Unix socket, where nobody could listen in");
         table.wrong(at, "tls", wrong.help("remove it, and let the proxy in front speak TLS to the clients"));
     }
+    if let (true, Some(true), Some(at)) = (unix, reuse_port, reuse_port_at) {
+        let wrong = Wrong::new("a Unix socket has no port to share");
+        table.wrong(at, "reuse_port", wrong.help("remove it, or let systemd open the socket for both processes"));
+    }
     if let (Some(_), Some(proxies)) = (&address, &trusted_proxies) {
         believers_can_come(&table, unix, proxies, everyone);
         let somebody = if unix { proxies.unix } else { !proxies.networks.is_empty() };
@@ -77,6 +82,7 @@ pub(super) fn listener(mut table: Reader<'_, '_>, source: &Source, wider: Option
         Some(Listener {
             address,
             address_at,
+            reuse_port: reuse_port?,
             tls: if tls_at.is_some() { Some(tls?) } else { None },
             trusted_proxies: trusted_proxies?,
             proxy_protocol: proxy_protocol?.then_some(proxy_protocol_timeout?),

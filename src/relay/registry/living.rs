@@ -10,8 +10,10 @@ use std::time::Duration;
 use atomic_waker::AtomicWaker;
 use tokio::time::Instant;
 
+use crate::observe::log::Leaves;
 use crate::policy::client::Address;
 use crate::policy::keys::Key;
+use crate::proto::trace::Trace;
 use crate::relay::end::{Cause, Traffic};
 
 /// Recent rates are those of so long.
@@ -39,6 +41,9 @@ pub struct About {
     pub secure: bool,
     /// The API key that let it in. The session ends when its grant is revoked.
     pub key: Option<Key>,
+    /// Of its opening handshake.
+    pub trace: Trace,
+    pub leaves: Leaves,
 }
 
 /// A session on the list.
@@ -203,7 +208,7 @@ impl Flow {
         Traffic { messages: client.messages + upstream.messages, bytes: client.bytes + upstream.bytes }
     }
 
-    pub(super) fn add(&mut self, other: Flow) {
+    pub fn add(&mut self, other: Flow) {
         for (to, of) in [(&mut self.from_client, other.from_client), (&mut self.from_upstream, other.from_upstream)] {
             to.messages += of.messages;
             to.bytes += of.bytes;

@@ -1,14 +1,19 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::model::Log;
 use crate::grant::Grant;
+use crate::observe::log::Leaves;
 use crate::policy::client::Address;
 use crate::policy::keys::Key;
+use crate::proto::trace::Trace;
 use crate::relay::end::{Cause, Traffic};
 
 fn about(registry: &Registry) -> About {
     let way = registry.way("127.0.0.1:8080", "chat", "chat", "ws://a");
-    About { way, client: Address::Local, secure: false, key: None }
+    let trace = Trace::of(&http::HeaderMap::new(), false, None, [1; 32]);
+    let leaves = Leaves::of(&Log::default(), 0);
+    About { way, client: Address::Local, secure: false, key: None, trace, leaves }
 }
 
 fn enter(registry: &Arc<Registry>) -> Entry {
@@ -104,7 +109,7 @@ fn what_a_selector_selects() {
     let key = Some(Key { name: "partner".into(), grant: Arc::default() });
     let plain = About { client: Address::Ip([10, 0, 0, 7].into()), ..about(&registry) };
     let way = registry.way("127.0.0.1:8443", "feed", "feeds", "ws://b");
-    let other = About { way, secure: true, key, client: Address::Local };
+    let other = About { way, secure: true, key, ..about(&registry) };
     let text = |text: &str| Some(text.to_owned());
     let all = Selector::default;
     let seconds = |seconds| Some(Duration::from_secs(seconds));
