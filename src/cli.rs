@@ -1,7 +1,7 @@
 //! The command line: arguments in, an exit code out. What the commands do is the library's work.
 //!
 //! Exit codes: 0 fine, 1 a bad configuration or a start that failed, 2 wrong usage (clap's), 3 what `explain` was asked
-//! about would be refused.
+//! about would be refused, or what `diff` compared differs.
 
 mod ctl;
 
@@ -15,12 +15,12 @@ use std::thread::available_parallelism;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ctl::CtlArgs;
-use tidegate::config::model::{Log, Position};
-use tidegate::config::{self, Files, Inspect, Loaded, Problems};
+use tidegate::config::diff::{self, Diff};
+use tidegate::config::model::Log;
+use tidegate::config::{self, Inspect, Loaded, Problems};
 use tidegate::explain::{Question, Verdict};
-use tidegate::keyring::Keyring;
-use tidegate::pem::identity::TlsProblem;
-use tidegate::{admin, backend, gateway, listen, observe, upstream};
+use tidegate::gateway::inspect::inspect;
+use tidegate::{backend, gateway, listen, observe};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +31,8 @@ const EXAMPLE: &str = include_str!("../config.toml");
 const CONFIG_FILE: &str = "config.toml";
 /// The exit code of an explanation that ends with a refusal.
 const REFUSED: u8 = 3;
+/// The exit code of a comparison that found something.
+const DIFFERS: u8 = 3;
 
 /// A WebSocket reverse proxy and gateway that understands frames for the whole life of a connection.
 #[derive(Debug, Parser)]
@@ -50,6 +52,8 @@ enum Command {
     Check(CheckArgs),
     /// Say what the gateway would do with a request, check by check (exit code 3 when it would refuse it)
     Explain(ExplainArgs),
+    /// Say what a reload would change that puts NEW in the place of OLD (exit code 3 when that is anything)
+    Diff(DiffArgs),
     /// Ask a running gateway about its sessions, close them, drain it, reload it (needs [admin] in its configuration)
     Ctl(CtlArgs),
     /// Run one embedded WebSocket server as a process of its own
@@ -103,6 +107,23 @@ struct ExplainArgs {
 }
 
 #[derive(Debug, Args)]
+struct DiffArgs {
+    /// The configuration that runs
+    old: PathBuf,
+    /// The one to come
+    new: PathBuf,
+    /// Lines for people, or one JSON object
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Args)]
 struct BackendArgs {
     kind: Kind,
     /// IP address and port; port 0 takes a free one
@@ -146,6 +167,10 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Explain(args)) => match explain(&args) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
+        Some(Command::Diff(args)) => match diff(&args) {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
@@ -221,6 +246,20 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     })
 }
 
+/// Opens the files that NEW names, as a reload does; those of OLD may be gone by now.
+fn diff(args: &DiffArgs) -> Result<ExitCode, Failure> {
+    let old = config::load(&args.old, &|_| None)?;
+    let mut new = config::load(&args.new, &inspect)?;
+    print_warnings(&new);
+    let restart = new.keep_from(&old);
+    let found = Diff::between(&old, &new);
+    match args.format {
+        Format::Human => print(&diff::describe(&found, &restart))?,
+        Format::Json => print(&format!("{}\n", diff::json(&found, &restart)))?,
+    }
+    Ok(if found.is_empty() && restart.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
+}
+
 fn serve_backend(args: &BackendArgs) -> Result<(), Failure> {
     let kind = config::embedded(match args.kind {
         Kind::Echo => "echo",
@@ -281,30 +320,6 @@ fn load_with(args: &ConfigArg, inspect: &Inspect<'_>) -> Result<Loaded, Problems
         }
         None => config::load(default, inspect),
     }
-}
-
-/// Loads what TLS needs, so that a wrong certificate is told with its line.
-fn inspect(files: Files<'_>) -> Option<(Position, String)> {
-    let told = |error: &dyn Error| sentences(error).join(": ");
-    let error = match files {
-        Files::Listener(tls) => {
-            let first = &tls.certificates[0];
-            // The first start makes them; a check makes nothing.
-            if tls.development && !first.certificate.exists() && !first.key.exists() {
-                return None;
-            }
-            let error = listen::tls::load(tls).err()?;
-            // It is made anew at the start, where it is ours.
-            if tls.development && matches!(error.problem(), TlsProblem::Expired { .. }) {
-                return None;
-            }
-            error
-        }
-        Files::Upstream(tls) => upstream::tls::client_config(tls).err()?,
-        Files::Keys(keys) => return Some((keys.file_at, told(&Keyring::load(&keys.file).err()?))),
-        Files::Token(file, at) => return Some((at, told(&admin::token::read(file).err()?))),
-    };
-    Some((error.at(), told(&error)))
 }
 
 fn print_warnings(loaded: &Loaded) {

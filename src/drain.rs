@@ -55,6 +55,11 @@ impl Drain {
         self.token.cancelled()
     }
 
+    /// Cancelled when the gateway begins to stop, and by who has it: for a part of the gateway that can end before.
+    pub fn part(&self) -> CancellationToken {
+        self.token.child_token()
+    }
+
     /// Whether the gateway stops: nothing new is begun.
     pub fn has_begun(&self) -> bool {
         self.token.is_cancelled()

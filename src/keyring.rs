@@ -4,16 +4,16 @@
 //! of a key that is gone are told to end.
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::config::model::{self, Config};
 use crate::observe::log;
 use crate::policy::keys::{BadKeys, KeySet};
+use crate::stamp::Stamp;
 
 /// How often the files are looked at. A change counts once a file has looked the same twice, so that one that is just
 /// being written is not read in half: half of its keys would be revoked.
@@ -40,36 +40,26 @@ pub enum BadFile {
 pub struct Keyring {
     file: PathBuf,
     current: RwLock<Arc<KeySet>>,
-    /// Of the file when it was first read.
-    first: Option<Stamp>,
+    looks: Mutex<Looks>,
+}
+
+/// What was seen of a file.
+#[derive(Debug)]
+struct Looks {
+    /// At the last look. `None`: there was no file.
+    seen: Option<Stamp>,
+    /// When it was last read, also in vain.
+    read: Option<Stamp>,
 }
 
 /// The files of one configuration. Routes that name the same one share it.
 #[derive(Debug, Default)]
 pub struct Keyrings(HashMap<PathBuf, Arc<Keyring>>);
 
-/// What changes when a file is written, replaced by a rename, or reached through another symlink. The change time is in
-/// it because the modification time can be set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl From<&Metadata> for Stamp {
-    fn from(file: &Metadata) -> Self {
-        Stamp {
-            device: file.dev(),
-            inode: file.ino(),
-            size: file.size(),
-            modified: (file.mtime(), file.mtime_nsec()),
-            changed: (file.ctime(), file.ctime_nsec()),
-        }
-    }
-}
+/// Files that were read again, and not yet put in the place of what they were before.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Reread(Vec<(Arc<Keyring>, Arc<KeySet>)>);
 
 impl Keyring {
     /// Reads a file for the first time.
@@ -78,9 +68,9 @@ impl Keyring {
     /// When it cannot be used.
     pub fn load(file: &Path) -> Result<Keyring, BadFile> {
         // Before the file is read: a change that comes between the two is seen as one.
-        let first = stamp(file);
+        let first = Stamp::of(file);
         let current = RwLock::new(Arc::new(KeySet::parse(&read(file)?)?));
-        Ok(Keyring { file: file.to_owned(), current, first })
+        Ok(Keyring { file: file.to_owned(), current, looks: Mutex::new(Looks { seen: first, read: first }) })
     }
 
     /// The keys as they are now.
@@ -88,81 +78,34 @@ impl Keyring {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the file again. Returns how many keys are left, and how many were revoked.
-    fn reload(&self) -> Result<(usize, usize), BadFile> {
-        let before = self.current();
-        let now = Arc::new(before.successor(&read(&self.file)?)?);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = now.clone();
+    /// What the file holds now.
+    fn reread(&self) -> Result<Arc<KeySet>, BadFile> {
+        Ok(Arc::new(self.current().successor(&read(&self.file)?)?))
+    }
+
+    /// Puts these keys in the place of those from before. Returns how many were revoked.
+    fn put(&self, now: Arc<KeySet>) -> usize {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, now.clone());
+        drop(current);
         // Behind the swap: who found a key before it holds the grant that is revoked here.
-        Ok((now.len(), before.revoke_missing(&now)))
-    }
-}
-
-impl Keyrings {
-    /// Reads every file that a route names.
-    ///
-    /// # Errors
-    /// The first file that cannot be used.
-    pub fn load(config: &Config) -> Result<Keyrings, (PathBuf, BadFile)> {
-        let mut rings = HashMap::new();
-        for keys in config.routes.iter().filter_map(|route| route.keys.as_ref()) {
-            if !rings.contains_key(&keys.file) {
-                let ring = Keyring::load(&keys.file).map_err(|error| (keys.file.clone(), error))?;
-                rings.insert(keys.file.clone(), Arc::new(ring));
-            }
-        }
-        Ok(Keyrings(rings))
+        before.revoke_missing(&now)
     }
 
-    /// The keys of a route, as they are now.
-    pub fn current(&self, keys: &model::Keys) -> Arc<KeySet> {
-        self.0.get(&keys.file).expect("every file of the configuration was read").current()
-    }
-
-    /// Somebody who looks whether the files have changed; `None` where there is none.
-    pub fn watch(&self) -> Option<Watch> {
-        let one = |ring: &Arc<Keyring>| Watched { ring: ring.clone(), seen: ring.first, read: ring.first };
-        let watched: Vec<_> = self.0.values().map(one).collect();
-        (!watched.is_empty()).then_some(Watch(watched))
-    }
-}
-
-/// Looks at files, again and again. Blocks as files do.
-#[derive(Debug)]
-pub struct Watch(Vec<Watched>);
-
-#[derive(Debug)]
-struct Watched {
-    ring: Arc<Keyring>,
-    /// At the last look. `None`: there was no file.
-    seen: Option<Stamp>,
-    /// When it was last read, also in vain.
-    read: Option<Stamp>,
-}
-
-impl Watch {
-    /// Reads what has changed. Returns whether a key was revoked.
-    pub fn look(&mut self) -> bool {
-        let mut revoked = false;
-        for file in &mut self.0 {
-            revoked |= file.look();
-        }
-        revoked
-    }
-}
-
-impl Watched {
-    fn look(&mut self) -> bool {
-        let now = stamp(&self.ring.file);
-        let quiet = now == self.seen;
-        self.seen = now;
-        if !quiet || now == self.read {
+    /// Reads the file when it has changed and come to rest. Returns whether a key was revoked.
+    fn look(&self) -> bool {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Stamp::of(&self.file);
+        let quiet = now == looks.seen;
+        looks.seen = now;
+        if !quiet || now == looks.read {
             return false;
         }
-        self.read = now;
-        let file = self.ring.file.display();
-        match self.ring.reload() {
-            Ok((keys, revoked)) => {
+        looks.read = now;
+        let file = self.file.display();
+        match self.reread() {
+            Ok(keys) => {
+                let (keys, revoked) = (keys.len(), self.put(keys));
                 tracing::info!(%file, keys, revoked, "API keys were read again");
                 revoked > 0
             }
@@ -175,8 +118,58 @@ impl Watched {
     }
 }
 
-fn stamp(file: &Path) -> Option<Stamp> {
-    file.metadata().ok().map(|metadata| Stamp::from(&metadata))
+impl Reread {
+    /// Puts what was read in its place. Returns whether a key was revoked.
+    pub fn put(self) -> bool {
+        self.0.into_iter().fold(false, |revoked, (ring, keys)| ring.put(keys) > 0 || revoked)
+    }
+}
+
+impl Keyrings {
+    /// Reads every file that a route names.
+    ///
+    /// # Errors
+    /// The first file that cannot be used.
+    pub fn load(config: &Config) -> Result<Keyrings, (PathBuf, BadFile)> {
+        Keyrings::default().renew(config).map(|(rings, _)| rings)
+    }
+
+    /// The files of another configuration: those that it names as well are read again.
+    ///
+    /// # Errors
+    /// The first file that cannot be used.
+    pub fn renew(&self, config: &Config) -> Result<(Keyrings, Reread), (PathBuf, BadFile)> {
+        let (mut rings, mut reread) = (HashMap::new(), Vec::new());
+        for keys in config.routes.iter().filter_map(|route| route.keys.as_ref()) {
+            let at = |error| (keys.file.clone(), error);
+            if rings.contains_key(&keys.file) {
+                continue;
+            }
+            let ring = match self.0.get(&keys.file) {
+                Some(ring) => {
+                    reread.push((ring.clone(), ring.reread().map_err(at)?));
+                    ring.clone()
+                }
+                None => Arc::new(Keyring::load(&keys.file).map_err(at)?),
+            };
+            rings.insert(keys.file.clone(), ring);
+        }
+        Ok((Keyrings(rings), Reread(reread)))
+    }
+
+    /// The keys of a route, as they are now.
+    pub fn current(&self, keys: &model::Keys) -> Arc<KeySet> {
+        self.0.get(&keys.file).expect("every file of the configuration was read").current()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads what has changed. Returns whether a key was revoked. Blocks as files do.
+    pub fn look(&self) -> bool {
+        self.0.values().fold(false, |revoked, ring| ring.look() || revoked)
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, BadFile> {

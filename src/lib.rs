@@ -44,4 +44,5 @@ pub mod policy;
 pub mod proto;
 pub mod relay;
 pub mod socket;
+pub mod stamp;
 pub mod upstream;

@@ -340,6 +340,15 @@ fn mistakes_in_limits_and_the_small_tables() {
                 "2:9 log.level: \"information\" is not one of \"error\", \"warn\", \"info\", \
           \"debug\", \"trace\"",
             ),
+            ("[log]\nsample = 101", "2:10 log.sample: 101 is not allowed"),
+            ("[log]\nsample = \"5%\"", "2:10 log.sample: \"5%\" is not a number"),
+            (
+                "[log]\naccess = [\"refused\"]",
+                "2:11 log.access[1]: \"refused\" is not one of \"requests\", \"opened\", \"ended\"",
+            ),
+            ("[log]\nprogress = \"0s\"", "2:12 log.progress: a duration of zero makes no sense here"),
+            ("[log]\ntraceparent = \"new\"", "2:15 log.traceparent: \"new\" is not one of \"begin\", \"pass\""),
+            ("[log]\nfile = \"\"", "2:8 log.file:"),
             ("[drain]\ngrace = \"off\"", "2:9 drain.grace: \"off\" is not a duration"),
             ("[drain]\nwindow = \"10s\"", "2:1 drain.window: not yet supported in this version"),
             ("[admin]\nhosts = []", "1:1 admin.address: is missing"),
@@ -408,6 +417,11 @@ fn mistakes_in_listeners() {
                  client is",
             ),
             ("proxy_protocol = \"v2\"", "3:18 listener[1].proxy_protocol: \"v2\" is neither true nor false"),
+            ("reuse_port = \"yes\"", "3:14 listener[1].reuse_port: \"yes\" is neither true nor false"),
+            (
+                "[[listener]]\naddress = \"unix:/a\"\nreuse_port = true",
+                "5:14 listener[2].reuse_port: a Unix socket has no port to share",
+            ),
             ("proxy_protocol_timeout = 5", "3:26 listener[1].proxy_protocol_timeout: \"5\" is not a duration"),
             ("trusted_proxies = [\"local\"]", "3:20 listener[1].trusted_proxies[1]: \"local\" is not a network"),
             (
@@ -738,8 +752,44 @@ fn mistakes_in_upstreams() {
                 "7:46 upstream.echo.health.passive.aside_max: less than `aside`",
             ),
             (
-                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.check = \"tcp\"",
-                "7:8 upstream.echo.health.check: not yet supported in this version",
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = \"tcp\"",
+                "7:17 upstream.echo.health.active: a string stands where a table is wanted",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"ping\" }",
+                "7:26 upstream.echo.health.active.kind: \"ping\" is not one of \"tcp\", \"http\", \"websocket\"",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", path = \"health\" }",
+                "7:41 upstream.echo.health.active.path: \"health\" is not a path",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", path = \"/a b\" }",
+                "7:41 upstream.echo.health.active.path: \"/a b\" is not a path",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", status = [\"299-200\"] }",
+                "7:44 upstream.echo.health.active.status[1]: 299-200 is no final status",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", status = [101] }",
+                "7:44 upstream.echo.health.active.status[1]: 101 is no final status",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", status = [] }",
+                "7:43 upstream.echo.health.active.status: no answer would be good",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { kind = \"http\", headers = { Host = \"a\" } }",
+                "7:55 upstream.echo.health.active.headers.Host: Host is what `host` is for",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.active = { fall = 0 }",
+                "7:26 upstream.echo.health.active.fall: 0 is not allowed",
+            ),
+            (
+                "[upstream.echo]\nservers = [\"ws://a\"]\nhealth.on_unhealthy = \"end\"",
+                "7:23 upstream.echo.health.on_unhealthy: \"end\" is not one of \"keep\", \"drain\", \"close\"",
             ),
             (
                 "[upstream.echo]\nservers = [\"ws://a\", { weight = 2 }]",
@@ -880,6 +930,19 @@ fn warnings_are_no_problems() {
             ),
             "2:11 listener[1].address: a development certificate is believed by nobody else\n\
              8:7 upstream.echo.tls: has no effect: no server is wss://",
+        ),
+        (
+            format!("{LISTENER}{ROUTE}{UPSTREAM}health.on_unhealthy = \"close\""),
+            "7:23 upstream.echo.health.on_unhealthy: has no effect: nobody checks the servers",
+        ),
+        (
+            format!("{LISTENER}{ROUTE}{UPSTREAM}health.active = {{ path = \"/\", status = [200] }}"),
+            "7:26 upstream.echo.health.active.path: has no effect with this `kind`\n\
+             7:40 upstream.echo.health.active.status: has no effect with this `kind`",
+        ),
+        (
+            format!("{LISTENER}{ROUTE}{UPSTREAM}health.active = {{ kind = \"http\", subprotocol = \"mqtt\" }}"),
+            "7:48 upstream.echo.health.active.subprotocol: has no effect with this `kind`",
         ),
     ];
     for (text, expected) in rows {

@@ -144,7 +144,10 @@ fn over_tls_where_the_server_has_it() {
         }
         peer.drain();
     });
-    let plain = answers("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let plain = serve(|mut peer| {
+        peer.bytes(1);
+        peer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    });
     for kind in ["tcp", "http", "websocket"] {
         let servers = format!("\"wss://{good}\", \"wss://{plain}\"");
         let upstream = format!("tls = {{ ca = \"{}\" }}", ca.display());
@@ -205,7 +208,7 @@ fn moody() -> (SocketAddr, Arc<AtomicBool>, Arc<AtomicBool>) {
 #[test]
 fn when_none_is_well_the_answer_comes_at_once() {
     let (address, well, asked) = moody();
-    let gateway = Gateway::start(&config(&list(&[address]), ", kind = \"http\", interval = \"60ms\"", "", ""));
+    let gateway = Gateway::start(&config(&list(&[address]), ", kind = \"http\"", "", ""));
     assert!(Head::new("/").opens(gateway.address()));
     well.store(false, Ordering::SeqCst);
     assert!(gateway.log("unhealthy: its checks fail").contains("it answered 500"));
@@ -275,4 +278,68 @@ fn one_of_three_is_killed_under_load_and_comes_back() {
     peers.extend((0..10).map(|_| Peer::open(address, "/")));
     eventually("ten sessions each", || processes.iter().all(|process| connections_to(process.address) == 10));
     peers.iter_mut().for_each(|peer| echoes(peer, b"after"));
+}
+
+#[test]
+fn what_becomes_of_sessions_of_a_server_that_stands_still() {
+    let rows = [("keep", None), ("drain", Some(1012)), ("close", Some(1011))];
+    for (fate, code) in rows {
+        let (processes, servers) = processes(2);
+        let on_unhealthy = format!("health.on_unhealthy = \"{fate}\"");
+        let gateway = Gateway::start(&config(&servers, ", kind = \"websocket\"", &on_unhealthy, ""));
+        let mut peers: Vec<_> = (0..6).map(|_| Peer::open(gateway.address(), "/")).collect();
+        processes[0].signal("STOP");
+        let line = gateway.log("unhealthy: its checks fail");
+        assert!(line.contains(&processes[0].address.to_string()) && line.contains("timeout"), "{line}");
+        // In turn: the first, the third and the fifth are with it.
+        let (mut stopped, mut others): (Vec<_>, Vec<_>) = peers.drain(..).enumerate().partition(|(at, _)| at % 2 == 0);
+        if let Some(code) = code {
+            for (_, peer) in &mut stopped {
+                assert_eq!(peer.frame().close().0, code, "{fate}");
+            }
+        }
+        others.iter_mut().for_each(|(_, peer)| echoes(peer, b"others"));
+        for _ in 0..4 {
+            let mut peer = Peer::open(gateway.address(), "/");
+            echoes(&mut peer, b"new ones");
+            leave(peer);
+        }
+        processes[0].signal("CONT");
+        assert!(gateway.log("healthy: it answers its checks").contains(&processes[0].address.to_string()));
+        if code.is_none() {
+            stopped.iter_mut().for_each(|(_, peer)| echoes(peer, b"it was never told"));
+        }
+        let cause = if fate == "close" { "cause=\"upstream_lost\"" } else { "cause=\"drain\"" };
+        let expected = if code.is_some() { 3 } else { 0 };
+        drop(stopped);
+        eventually("each has its record", || gateway.output().matches(cause).count() == expected);
+    }
+}
+
+/// A server that says of itself that it is not well may hear yet what becomes of its sessions.
+#[test]
+fn a_server_that_is_not_well_is_told() {
+    let (well, (closes, heard)) = (Arc::new(AtomicBool::new(true)), std::sync::mpsc::channel());
+    let (is_well, closes) = (well.clone(), std::sync::Mutex::new(closes));
+    let address = serve(move |mut peer| {
+        let Some(head) = peer.try_head() else { return };
+        if !head.contains("websocket") {
+            let status = if is_well.load(Ordering::SeqCst) { "200 OK" } else { "503 Service Unavailable" };
+            return peer.write(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        }
+        peer.write(switching(&head, "").as_bytes());
+        let close = peer.frame();
+        let _ = closes.lock().expect("not poisoned").send(close.close());
+        peer.write(&unmasked(8, &close.payload));
+    });
+    let upstream = "health.on_unhealthy = \"close\"";
+    let gateway = Gateway::start(&config(&list(&[address]), ", kind = \"http\"", upstream, ""));
+    let mut peer = Peer::open(gateway.address(), "/");
+    well.store(false, Ordering::SeqCst);
+    assert_eq!(peer.frame().close(), (1011, "upstream is not healthy".to_owned()));
+    let told = heard.recv_timeout(support::PATIENCE).expect("it is told");
+    assert_eq!(told, (1001, "session ended by the gateway".to_owned()));
+    peer.write(&masked(8, &[3, 0xf3]));
+    let record = gateway.end_record();
+    assert!(record.contains("cause=\"upstream_lost\"") && record.contains("side=\"gateway\""), "{record}");
 }

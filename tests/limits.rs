@@ -287,7 +287,7 @@ fn storm(connects: usize) {
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let loaded = config::parse(&parts.text(&[upstream]), Path::new("config.toml")).expect("it is right");
-    let gateway = runtime.block_on(tidegate::gateway::Gateway::start(loaded.config)).expect("it starts");
+    let gateway = runtime.block_on(tidegate::gateway::Gateway::start(loaded)).expect("it starts");
     let ListenerAddress::Tcp(address) = gateway.listeners()[0].0 else { panic!("a TCP listener") };
     let over = AtomicUsize::new(0);
     thread::scope(|scope| {

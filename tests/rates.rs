@@ -2,6 +2,7 @@
 //!
 //! The closes that they lead to are in close_table.rs; any frames with any rates are in relay.rs.
 
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use bytes::Bytes;
 use tidegate::config::model::{
     ByteRate, Compression, Heartbeat, OnExcess, PingMode, Rate, RelayRules, RouteRates, Scoped,
 };
-use tidegate::limits::throttle::{Purses, Throttle};
+use tidegate::limits::terms::{Account, Standing, Terms};
+use tidegate::policy::client::ClientKey;
 use tidegate::relay::end::{Detail, Side};
 use tidegate::relay::registry::Registry;
 use tidegate::relay::session::Opened;
@@ -74,6 +76,11 @@ fn bytes_of_session(bytes: u64) -> RouteRates {
     RouteRates { bytes: Scoped { session: byte_rate(bytes), ..Scoped::default() }, ..RouteRates::default() }
 }
 
+/// A route, as its sessions know it.
+fn route(rules: RelayRules, rates: RouteRates) -> Arc<Standing> {
+    Standing::new(Arc::new(Terms::new(rules, rates, 1000)))
+}
+
 /// A session that runs, and its two peers in the hands of the test.
 struct Relay {
     client: Wire,
@@ -83,15 +90,15 @@ struct Relay {
 
 impl Relay {
     fn start(rules: RelayRules, rates: RouteRates) -> Relay {
-        Relay::of_client(rules, rates, &Arc::default(), &Arc::default())
+        Relay::of_client(&route(rules, rates), 1, &Arc::default())
     }
 
-    fn of_client(rules: RelayRules, rates: RouteRates, client: &Arc<Purses>, registry: &Arc<Registry>) -> Relay {
-        let throttle = Throttle::new(&rates, std::slice::from_ref(client), &Arc::default());
+    fn of_client(route: &Arc<Standing>, client: u8, registry: &Arc<Registry>) -> Relay {
+        let entry = registry.enter(support::about(registry));
+        let account = Account::new(route.clone(), ClientKey::from(IpAddr::from([192, 0, 2, client])).into());
         let ((client, near), (upstream, far)) = (Wire::new(), Wire::new());
         let opened = |stream| Opened { stream, early: Bytes::new() };
-        let mut session =
-            Session::new(opened(near), opened(far), rules, false, throttle, registry.enter(support::about(registry)));
+        let mut session = Session::new(opened(near), opened(far), account, false, entry);
         Relay { client, upstream, session: tokio::spawn(async move { session.run().await }) }
     }
 
@@ -133,10 +140,10 @@ fn within(took: Duration, least: Duration, most: Duration) {
 async fn five_sessions_of_a_client_share_its_rate_and_two_clients_do_not() {
     let messages = Scoped { client: rate(100, seconds(1)), ..Scoped::default() };
     let rates = RouteRates { messages, ..RouteRates::default() };
-    let (one, two, registry) = (Arc::default(), Arc::default(), Arc::default());
-    let session = |client| Relay::of_client(rules(), rates, client, &registry);
-    let sessions = Vec::from_iter((0..5).map(|_| session(&one)));
-    let other = session(&two);
+    let (route, registry) = (route(rules(), rates), Arc::default());
+    let session = |client| Relay::of_client(&route, client, &registry);
+    let sessions = Vec::from_iter((0..5).map(|_| session(1)));
+    let other = session(2);
     let (texts, bytes) = numbered(200);
     sessions.iter().for_each(|session| session.client.send(&bytes));
     let (first, of_other) = numbered(100);
@@ -223,7 +230,7 @@ async fn what_stands_behind_a_waiting_message_waits_and_the_rest_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_sender_of_too_much_is_read_in_small_pieces() {
     let registry = Arc::<Registry>::default();
-    let relay = Relay::of_client(rules(), messages_of_session(10, seconds(1)), &Arc::default(), &registry);
+    let relay = Relay::of_client(&route(rules(), messages_of_session(10, seconds(1))), 1, &registry);
     let (_, bytes) = numbered(100_000);
     relay.client.send(&bytes);
     sleep(seconds(500)).await;
@@ -237,7 +244,7 @@ async fn a_sender_of_too_much_is_read_in_small_pieces() {
 #[tokio::test(start_paused = true)]
 async fn a_gateway_that_stops_does_not_wait_for_turns() {
     let registry = Arc::<Registry>::default();
-    let relay = Relay::of_client(rules(), messages_of_session(1, seconds(3600)), &Arc::default(), &registry);
+    let relay = Relay::of_client(&route(rules(), messages_of_session(1, seconds(3600))), 1, &registry);
     relay.client.send(&[masked(TEXT, b"one"), masked(TEXT, b"two")].concat());
     relay.client.send(&masked(CLOSE, &close_payload(1012, "")));
     sleep(seconds(1)).await;
@@ -271,14 +278,14 @@ async fn a_message_larger_than_the_bucket_passes_over_time() {
 async fn a_new_session_of_a_client_does_not_begin_with_a_new_bucket() {
     let bytes = Scoped { client: byte_rate(1000), ..Scoped::default() };
     let rates = RouteRates { bytes, ..RouteRates::default() };
-    let (client, registry) = (Arc::default(), Arc::default());
+    let (route, registry) = (route(rules(), rates), Arc::default());
     for _ in 0..3 {
-        let relay = Relay::of_client(rules(), rates, &client, &registry);
+        let relay = Relay::of_client(&route, 1, &registry);
         relay.client.send(&masked(BINARY, &[0; 10_000]));
         sleep(millis(1)).await;
         relay.session.abort();
     }
-    let last = Relay::of_client(rules(), rates, &client, &registry);
+    let last = Relay::of_client(&route, 1, &registry);
     last.client.send(&masked(TEXT, b"in turn"));
     within(arrive(&last.upstream, &["in turn".to_owned()]).await, millis(900), millis(2100));
 }
@@ -307,7 +314,7 @@ async fn a_side_that_takes_nothing_ends_as_a_slow_consumer_also_without_a_heartb
     for (side, code) in [(Side::Client, None), (Side::Upstream, Some(1011))] {
         let registry = Arc::<Registry>::default();
         let rules = RelayRules { slow_timeout: Some(seconds(30)), ..rules() };
-        let relay = Relay::of_client(rules, RouteRates::default(), &Arc::default(), &registry);
+        let relay = Relay::of_client(&route(rules, RouteRates::default()), 1, &registry);
         let (slow, fast) =
             if side == Side::Client { (&relay.client, &relay.upstream) } else { (&relay.upstream, &relay.client) };
         slow.takes(Take::Bytes(100));
@@ -366,7 +373,7 @@ async fn over_the_budget_those_that_have_held_for_longest_go_at_once() {
     let registry = Arc::new(Registry::new(25_000));
     let mut stuck = Vec::new();
     for _ in 0..3 {
-        let relay = Relay::of_client(rules(), RouteRates::default(), &Arc::default(), &registry);
+        let relay = Relay::of_client(&route(rules(), RouteRates::default()), 1, &registry);
         relay.client.takes(Take::Bytes(0));
         relay.upstream.send(&unmasked(BINARY, &[0; 10_000]));
         sleep(seconds(1)).await;
@@ -390,7 +397,7 @@ async fn over_the_budget_those_that_have_held_for_longest_go_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_sender_that_waits_goes_too_and_is_told_why() {
     let registry = Arc::new(Registry::new(1000));
-    let relay = Relay::of_client(rules(), messages_of_session(1, seconds(3600)), &Arc::default(), &registry);
+    let relay = Relay::of_client(&route(rules(), messages_of_session(1, seconds(3600))), 1, &registry);
     relay.client.send(&numbered(1000).1);
     let end = relay.end().await;
     assert_eq!((end.cause, end.side, end.detail), (Cause::RateLimited, Side::Client, Detail::HeldBytes));

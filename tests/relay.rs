@@ -3,6 +3,7 @@
 //! What it has to do is said by the names of the tests; the close table from end to end is in close_table.rs.
 
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use proptest::prelude::*;
 use tidegate::config::model::{
     ByteRate, Compression, Heartbeat, OnExcess, PingMode, Rate, RelayRules, RouteRates, Scoped,
 };
-use tidegate::limits::throttle::Throttle;
+use tidegate::limits::terms::{Account, Standing, Terms};
+use tidegate::policy::client::ClientKey;
 use tidegate::relay::end::{Detail, Side};
 use tidegate::relay::registry::{Flow, Registry, Total};
 use tidegate::relay::session::Opened;
@@ -62,6 +64,12 @@ struct Relay {
     began: Instant,
 }
 
+/// Of a session on a route of its own.
+fn account(rules: RelayRules, rates: RouteRates) -> Account {
+    let client = ClientKey::from(IpAddr::from([192, 0, 2, 1]));
+    Account::new(Standing::new(Arc::new(Terms::new(rules, rates, 1000))), client.into())
+}
+
 impl Relay {
     fn start(rules: RelayRules) -> Relay {
         Relay::early(rules, b"", b"")
@@ -69,11 +77,11 @@ impl Relay {
 
     /// With bytes that came right behind the heads.
     fn early(rules: RelayRules, client_early: &[u8], upstream_early: &[u8]) -> Relay {
-        Relay::with(rules, None, Arc::default(), [client_early, upstream_early])
+        Relay::with(rules, RouteRates::default(), Arc::default(), [client_early, upstream_early])
     }
 
     /// With rates to pay and a registry to be in.
-    fn with(rules: RelayRules, throttle: Option<Arc<Throttle>>, registry: Arc<Registry>, early: [&[u8]; 2]) -> Relay {
+    fn with(rules: RelayRules, rates: RouteRates, registry: Arc<Registry>, early: [&[u8]; 2]) -> Relay {
         let (client, client_stream) = Wire::new();
         let (upstream, upstream_stream) = Wire::new();
         let opened = |stream: Stream, early: &[u8]| Opened { stream, early: Bytes::copy_from_slice(early) };
@@ -81,9 +89,8 @@ impl Relay {
         let mut session = Session::new(
             opened(client_stream, client_early),
             opened(upstream_stream, upstream_early),
-            rules,
+            account(rules, rates),
             false,
-            throttle,
             registry.enter(support::about(&registry)),
         );
         Relay {
@@ -225,8 +232,13 @@ async fn it_works_over_duplex_streams_too() {
     let (mut upstream, far) = tokio::io::duplex(1000);
     let opened = |stream| Opened { stream, early: Bytes::new() };
     let registry = Arc::new(Registry::default());
-    let mut session =
-        Session::new(opened(near), opened(far), rules(), false, None, registry.enter(support::about(&registry)));
+    let mut session = Session::new(
+        opened(near),
+        opened(far),
+        account(rules(), RouteRates::default()),
+        false,
+        registry.enter(support::about(&registry)),
+    );
     let session = tokio::spawn(async move { session.run().await });
     let message = masked(BINARY, &[3; 100_000]);
     let expected = message.clone();
@@ -1195,10 +1207,9 @@ async fn played(
     upstream_closes: bool,
 ) -> Result<(), TestCaseError> {
     let limited = rates != RouteRates::default() || control_per_session.is_some();
-    let throttle = Throttle::new(&rates, &[Arc::default()], &Arc::default());
     let registry = Arc::new(Registry::default());
     let rules = RelayRules { control_per_session, ..rules() };
-    let relay = Relay::with(rules, throttle, registry.clone(), [b""; 2]);
+    let relay = Relay::with(rules, rates, registry.clone(), [b""; 2]);
     let sides = [(&relay.client, &relay.upstream, &up, true), (&relay.upstream, &relay.client, &down, false)];
     for (wire, _, play, _) in sides {
         wire.takes(Take::Pattern(play.takes.clone(), 0));

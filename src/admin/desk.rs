@@ -16,7 +16,7 @@ use super::answer::{Answer, Problem};
 use super::query::Query;
 use super::table::Call;
 use crate::config;
-use crate::live::Live;
+use crate::live::{Current, Live};
 use crate::observe::metrics::{CertificateNow, Format, Now, OpenSessions, ServerNow, TrafficNow};
 use crate::observe::process::unix_seconds;
 use crate::relay::Cause;
@@ -41,28 +41,37 @@ pub struct Ask {
 /// What answers.
 #[derive(Debug)]
 pub struct Desk {
+    current: Arc<Current>,
+    began: SystemTime,
+}
+
+/// What one request is answered from: the configuration in service when it came.
+struct View {
     live: Arc<Live>,
     began: SystemTime,
 }
 
 impl Desk {
-    pub fn new(live: Arc<Live>) -> Self {
-        Desk { live, began: SystemTime::now() }
+    pub fn new(current: Arc<Current>) -> Self {
+        Desk { current, began: SystemTime::now() }
     }
 
     /// # Errors
     /// When what is asked cannot be answered.
     pub async fn answer(self: Arc<Self>, call: Call, ask: Ask) -> Result<Answer, Problem> {
+        let view = View { live: self.current.load(), began: self.began };
         match call {
             Call::Health => Ok(Answer::json(&json!({ "status": "ok" }))),
-            Call::Ready => Ok(self.ready()),
+            Call::Ready => Ok(view.ready()),
             // Sums over all sessions, and long lists: not on a thread that relays.
-            _ => tokio::task::spawn_blocking(move || self.look(call, &ask)).await.unwrap_or_else(|_| {
+            _ => tokio::task::spawn_blocking(move || view.look(call, &ask)).await.unwrap_or_else(|_| {
                 Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the gateway's log says why"))
             }),
         }
     }
+}
 
+impl View {
     fn look(&self, call: Call, ask: &Ask) -> Result<Answer, Problem> {
         let query = Query::read(&ask.query)?;
         if !matches!(call, Call::Drain | Call::SetServer) && !ask.body.is_empty() {
@@ -260,15 +269,11 @@ impl Desk {
     }
 
     fn certificates(&self) -> Vec<CertificateNow> {
-        let tls = self.live.config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let mut found: Vec<CertificateNow> = Vec::new();
-        for files in tls.flat_map(|tls| &tls.certificates) {
-            let file = shown(&files.certificate);
-            if found.iter().any(|known| known.file == file) {
-                continue;
-            }
-            if let Some(expires) = crate::listen::tls::expiry(files) {
-                found.push(CertificateNow { file, expires: expires.unix_timestamp() as f64 });
+        for certificate in self.live.certificates() {
+            let file = shown(certificate.file);
+            if found.iter().all(|known| known.file != file) {
+                found.push(CertificateNow { file, expires: certificate.not_after.unix_timestamp() as f64 });
             }
         }
         found
@@ -295,6 +300,7 @@ fn selector(query: &mut Query) -> Result<Selector, Problem> {
         route: query.take("route"),
         upstream: query.take("upstream"),
         server: query.take("server"),
+        member: None,
         listener: query.take("listener"),
         client: query.parsed::<Clients>("client", "an address, a network such as 10.0.0.0/8, or local")?,
         key: query.take("key"),

@@ -19,8 +19,9 @@ const TOKEN_VARIABLE: &str = "TIDEGATE_ADMIN_TOKEN";
 
 #[derive(Debug, Args)]
 pub struct CtlArgs {
-    #[command(flatten)]
-    config: ConfigArg,
+    /// The gateway's configuration [default: config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Where the admin interface listens: 127.0.0.1:9090, https://10.0.0.1:9090, unix:/run/tidegate-admin.sock
     /// [default: `address` of [admin] in the configuration]
     #[arg(long, global = true, value_name = "ADDR")]
@@ -179,11 +180,11 @@ pub fn run(args: &CtlArgs) -> Result<(), Failure> {
 
 fn client(args: &CtlArgs) -> Result<Client, Failure> {
     // With an address of its own the configuration is asked for nothing but the token, and only where it is named.
-    let admin = match (&args.address, &args.config.config) {
+    let admin = match (&args.address, &args.config) {
         (Some(_), None) => None,
         _ => {
             // What the gateway needs to start is none of our business: its certificates may be unreadable to us.
-            let loaded = load_with(&args.config, &|_| None)?;
+            let loaded = load_with(&ConfigArg { config: args.config.clone() }, &|_| None)?;
             let file = loaded.source.file().display().to_string();
             let admin = loaded.config.admin;
             if admin.is_none() && args.address.is_none() {

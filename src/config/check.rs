@@ -23,12 +23,12 @@ use std::sync::Arc;
 use super::Inspect;
 use super::model::{
     AccessLog, Admin, Backend, BackendKind, ClientBy, Config, Drain, Listener, ListenerAddress, Log, LogFormat,
-    LogLevel, Position, Runtime, ServerAddress, TraceParent, Upstream,
+    LogLevel, Position, Reload, Runtime, ServerAddress, TraceParent, Upstream,
 };
 use super::problem::{Problem, Problems, Source};
 use super::read::{Findings, Reader};
 use super::tree::{Node, Tree, Value};
-use super::value::{self, Parsed, Wrong, number, one_of, string};
+use super::value::{self, Parsed, Wrong, boolean, number, one_of, string};
 use admin::{admin, nobody_routes_there};
 use limits::limits;
 use listener::listener;
@@ -78,6 +78,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
     let routes = some_of(&mut root, "route", |table| route(table, &upstreams, source, limits.as_ref()));
     let log = root.table("log").and_then(|table| log(table, source));
     let drain = root.table("drain").and_then(drain);
+    let reload = root.table("reload").and_then(reload);
     let admin_at = root.written("admin");
     let admin = root.table("admin").map(|table| admin(table, source));
 
@@ -98,6 +99,7 @@ fn config(mut root: Reader<'_, '_>, source: &Source) -> Option<Config> {
         backends: values(backends)?,
         log: log?,
         drain: drain?,
+        reload: reload?,
         admin: if admin_at.is_some() { Some(admin?.value?) } else { None },
         source: source.clone(),
     })
@@ -220,6 +222,12 @@ fn drain(mut table: Reader<'_, '_>) -> Option<Drain> {
     let grace = table.value("grace", string(value::duration_or_zero));
     table.finish();
     Some(Drain { grace: grace? })
+}
+
+fn reload(mut table: Reader<'_, '_>) -> Option<Reload> {
+    let watch = table.value("watch", boolean);
+    table.finish();
+    Some(Reload { watch: watch? })
 }
 
 // What one table cannot know alone.

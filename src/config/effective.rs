@@ -11,7 +11,7 @@ use super::schema::{Fallback, Holds, ROOT, Table};
 use super::tree::{self, Entry, Node, Value};
 
 /// What stands in the place of a secret.
-const HIDDEN: &str = "hidden";
+pub(super) const HIDDEN: &str = "hidden";
 
 /// Values that may be secrets, by the title of their table and their key: tokens, header fields that a service is told,
 /// and conditions, which some use as passwords.
@@ -25,6 +25,11 @@ pub fn effective(source: &Source) -> Json {
     table(&ROOT, tree.root)
 }
 
+/// Whether a value may be a secret.
+pub(super) fn is_secret(schema: &Table, key: &str) -> bool {
+    SECRETS.contains(&(schema.title, key))
+}
+
 /// The keys in the order of the reference.
 fn table(schema: &'static Table, mut entries: Vec<Entry>) -> Json {
     let mut out = Map::new();
@@ -36,8 +41,10 @@ fn table(schema: &'static Table, mut entries: Vec<Entry>) -> Json {
             _ => None,
         };
         let Some(node) = written.or(default) else { continue };
-        let secret = SECRETS.contains(&(schema.title, key.name));
-        out.insert(key.name.to_owned(), if secret { hidden(node) } else { held(&key.holds, node) });
+        out.insert(
+            key.name.to_owned(),
+            if is_secret(schema, key.name) { hidden(node) } else { held(&key.holds, node) },
+        );
     }
     Json::Object(out)
 }

@@ -4,6 +4,7 @@
 //! [`Source`] stays beside the configuration so that what is found later can point at its line.
 
 mod check;
+pub mod diff;
 mod effective;
 pub mod model;
 mod problem;
@@ -16,7 +17,7 @@ mod value;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use effective::effective;
 pub use problem::{Problem, Problems, Source};
@@ -31,6 +32,10 @@ pub struct Loaded {
     pub source: Source,
     /// What is allowed but hardly meant.
     pub warnings: Vec<Problem>,
+    /// The file that it was read from, to be read again; `None` where the text came from elsewhere.
+    pub file: Option<PathBuf>,
+    /// What the text says, for comparing.
+    tree: Vec<tree::Entry>,
 }
 
 /// Files that a configuration names. Whether they serve can only be said by opening them.
@@ -51,7 +56,8 @@ pub type Inspect<'a> = dyn Fn(Files<'_>) -> Option<(Position, String)> + 'a;
 /// # Errors
 /// Every problem of the file and of those it names; one without a position when it cannot be read.
 pub fn load(path: &Path, inspect: &Inspect<'_>) -> Result<Loaded, Problems> {
-    parse_with(&read_text(path)?, path, &|name| std::env::var(name).ok(), inspect)
+    let loaded = parse_with(&read_text(path)?, path, &|name| std::env::var(name).ok(), inspect)?;
+    Ok(Loaded { file: Some(path.to_owned()), ..loaded })
 }
 
 /// Reads the text of a file and no other. `file` is shown in problems, and its folder is where relative paths start.
@@ -74,8 +80,9 @@ pub fn parse_with(
 ) -> Result<Loaded, Problems> {
     let source = Source::new(file, text);
     let tree = tree::parse(&source, env);
+    let entries = tree.root.clone();
     let (config, warnings) = check::check(&source, inspect, tree)?;
-    Ok(Loaded { config, source, warnings })
+    Ok(Loaded { config, source, warnings, file: None, tree: entries })
 }
 
 /// What `kind` (`"echo"`, `"clock"`, `"chat"`) means with the defaults of `[[backend]]`.

@@ -30,10 +30,37 @@ pub struct Config {
     pub backends: Vec<Backend>,
     pub log: Log,
     pub drain: Drain,
+    pub reload: Reload,
     /// `None`: there is no admin interface.
     pub admin: Option<Admin>,
     /// What it was read from, for those who ask what runs.
     pub source: Source,
+}
+
+impl Config {
+    /// Every file of certificates, keys and authorities that it names.
+    pub fn certificate_files(&self) -> impl Iterator<Item = PathBuf> {
+        let pair = |files: &CertificateFiles| [files.certificate.clone(), files.key.clone()];
+        let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(move |tls| {
+            let ca = match &tls.client_auth {
+                ClientAuth::Off => None,
+                ClientAuth::Optional { ca, .. } | ClientAuth::Required { ca, .. } => Some(ca.clone()),
+            };
+            tls.certificates.iter().flat_map(pair).chain(ca)
+        });
+        let upstreams = self.upstreams.values().flat_map(move |upstream| {
+            let UpstreamTls { ca, client, .. } = &upstream.tls;
+            client.iter().flat_map(pair).chain(ca.iter().map(|(ca, _)| ca.clone()))
+        });
+        listeners.chain(upstreams)
+    }
+}
+
+/// `[reload]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reload {
+    /// Also when a file changes.
+    pub watch: bool,
 }
 
 /// `[runtime]`
@@ -263,8 +290,7 @@ pub struct Route {
     pub response_headers: FieldEdits,
     /// The Host to send upstream; `None` passes the client's.
     pub host_header: Option<String>,
-    /// Shared with the sessions.
-    pub relay: Arc<RelayRules>,
+    pub relay: RelayRules,
     pub refuse: Refuse,
     pub client: ClientBy,
     pub access: Access,

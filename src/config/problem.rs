@@ -98,6 +98,20 @@ pub struct Problem {
     pub line: String,
 }
 
+impl Problem {
+    /// On one line: `config.toml:31:12 route[2].upstream: no upstream "chat2" (help)`.
+    pub fn line(&self) -> String {
+        let place = match self.at.line {
+            0 => String::new(),
+            line => format!(":{line}:{}", self.at.column),
+        };
+        let key = if self.key.is_empty() { String::new() } else { format!(" {}", self.key) };
+        let help = self.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        let text = format!("{}{place}{key}: {}{help}", self.file.display(), self.message);
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;

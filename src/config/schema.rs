@@ -104,6 +104,7 @@ pub(super) static ROOT: Table = Table {
         section("backend", Holds::Tables(&BACKEND), Default("[]")),
         section("log", Holds::Table(&LOG), Default("{}")),
         section("drain", Holds::Table(&DRAIN), Default("{}")),
+        section("reload", Holds::Table(&RELOAD), Default("{}")),
         section("admin", Holds::Table(&ADMIN), Nothing("{ address = \"127.0.0.1:9090\" }", "no admin interface")),
     ],
     later: &[],
@@ -713,7 +714,7 @@ pub(super) static HEALTH: Table = Table {
         Key {
             name: "active",
             kind: "table or \"off\"",
-            fallback: OFF,
+            fallback: Nothing("{ kind = \"http\", path = \"/healthz\" }", "nobody asks"),
             doc: "Asks every server again and again whether it is well, and leaves those alone that are not, be it all of \
                   them.",
             holds: Holds::Table(&ACTIVE),
@@ -898,6 +899,19 @@ pub(super) static DRAIN: Table = Table {
     doc: "How the gateway stops on SIGTERM and SIGINT. A second signal ends it at once.",
     keys: &[key("grace", "duration, also \"0s\"", Default("\"30s\""), "How long sessions may take to end.")],
     later: &["window"],
+};
+
+pub(super) static RELOAD: Table = Table {
+    title: "[reload]",
+    doc: "When this file is read again, with the certificates, keys and key files that it names. SIGHUP always does it.",
+    keys: &[key(
+        "watch",
+        "true or false",
+        Default("false"),
+        "Also when one of these files changes, once all of them have come to rest for half a second. (Files of API keys \
+         are watched in any case.)",
+    )],
+    later: &[],
 };
 
 pub(super) static ADMIN: Table = Table {

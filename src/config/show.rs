@@ -159,7 +159,8 @@ fn page_address(config: &Config, bound: &[ListenerAddress]) -> Option<String> {
     Some(format!("{base}{}", page.path))
 }
 
-fn place(listener: &Listener, address: &ListenerAddress) -> String {
+/// Where a listener really listens, for people: `wss://127.0.0.1:8443`.
+pub fn place(listener: &Listener, address: &ListenerAddress) -> String {
     let header = if listener.proxy_protocol.is_some() { " (PROXY protocol)" } else { "" };
     match address {
         ListenerAddress::Tcp(address) => format!("{}{header}", url(listener, "ws", *address)),

@@ -18,11 +18,11 @@ use super::marks::Marks;
 use super::{fixed, pass, spelling};
 use crate::config::model::{Keys, Refuse, Route, Server};
 use crate::drain::Drain;
-use crate::limits::throttle::Throttle;
-use crate::limits::{Asking, ListenerEntry, Pending, Permit, Permits, Place};
-use crate::live::Live;
+use crate::limits::terms::Account;
+use crate::limits::{Asking, Pending, Permit, Permits, Place};
+use crate::live::{Door, Live};
 use crate::observe::log::{self, Refused};
-use crate::policy::client::{self, Client, ClientKey};
+use crate::policy::client::{self, Client, ClientKey, Peer};
 use crate::policy::decide::{Decision, Denied, Offered, Plan, Visitor, decide};
 use crate::policy::keys;
 use crate::policy::route;
@@ -42,9 +42,11 @@ pub type Body = Either<Full<Bytes>, Either<Incoming, Answered>>;
 
 /// The connection that a request came on.
 pub struct Arrival {
-    pub visitor: Visitor,
-    /// What the listener's connections share.
-    pub listener: Arc<ListenerEntry>,
+    pub peer: Peer,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// As it was when the connection came.
+    pub door: Arc<Door>,
     /// Until a handshake was agreed on.
     pub pending: Mutex<Option<Pending>>,
 }
@@ -68,9 +70,8 @@ pub enum Handover {
 /// A WebSocket on which both sides said 101.
 pub struct Agreed {
     upstream: Opened<Stream>,
-    route: Arc<Route>,
     deflate: bool,
-    throttle: Option<Arc<Throttle>>,
+    account: Account,
     permits: Permits,
     /// With the server.
     server_permit: Permit,
@@ -93,8 +94,8 @@ impl Handover {
 impl Agreed {
     /// Not an `async fn`: what goes into the session is not to be kept beside it for as long as it lives.
     fn run(self, client: Opened<Stream>, place: Place) -> impl Future<Output = ()> {
-        let Agreed { upstream, route, deflate, throttle, permits, server_permit, entry } = self;
-        let mut session = Session::new(client, upstream, route.relay.clone(), deflate, throttle, entry);
+        let Agreed { upstream, deflate, account, permits, server_permit, entry } = self;
+        let mut session = Session::new(client, upstream, account, deflate, entry);
         async move {
             log::session_opened(session.living());
             let end = session.run().await;
@@ -130,7 +131,9 @@ impl From<Refusal> for Refusing {
 pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) -> (Response<Body>, Option<Handover>) {
     let began = Instant::now();
     let (mut parts, body) = request.into_parts();
-    let visitor = &arrival.visitor;
+    let door = live.latest(&arrival.door);
+    let listener = door.listener.clone();
+    let visitor = &Visitor { peer: arrival.peer.under(&listener.trusted_proxies), secure: arrival.secure, listener };
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
     let upgrade = handshake::tries_upgrade(&parts);
     let marks = Marks::of(&parts, client.trusted_peer, &live.config.log);
@@ -163,7 +166,7 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
             }
         }
         // Boxed: the room that dialling takes would be moved with every plain request, too.
-        Ok(Decision::Session(plan)) => match Box::pin(websocket(parts, &plan, arrival, &marks, live)).await {
+        Ok(Decision::Session(plan)) => match Box::pin(websocket(parts, &plan, visitor, arrival, &marks, live)).await {
             Ok((response, agreed)) => {
                 live.metrics().opened(&plan.route.name, began.elapsed());
                 (response, Some(Handover::Session(Box::new(agreed))))
@@ -206,6 +209,7 @@ fn address_key(client: &Client, live: &Live) -> ClientKey {
 async fn websocket(
     parts: request::Parts,
     plan: &Plan<'_>,
+    visitor: &Visitor,
     arrival: &Arrival,
     marks: &Marks,
     live: &Live,
@@ -218,12 +222,16 @@ async fn websocket(
     }
     let keys = plan.client.keys(&plan.route.client, &parts, live.config.limits.ipv6_prefix, &live.identities);
     let limits = live.limits.route(&plan.route.name);
-    let permits = live.limits.enter(&Asking { keys: keys.as_slice(), listener: &arrival.listener, route: limits })?;
+    let permits = live.limits.enter(&Asking {
+        keys: keys.as_slice(),
+        listener: &live.latest(&arrival.door).entry,
+        route: limits,
+    })?;
     arrival.has_agreed();
     let offered = plan.offered(&mut ())?;
     let pool = live.pool(&plan.upstream.name);
     let key = pool.key(&parts, &plan.client, live.config.limits.ipv6_prefix);
-    let request = upstream_request(parts, plan, &arrival.visitor, &offered, &marks.trace);
+    let request = upstream_request(parts, plan, visitor, &offered, &marks.trace);
     let uri = request.uri().clone();
     let (chosen, answer) =
         tries::dial(pool, key, request, |server| target(plan.route, server, &uri), live.metrics()).await?;
@@ -244,21 +252,29 @@ async fn websocket(
     if let (None, Some(fallback)) = (&agreement.subprotocol, plan.fallback) {
         parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(fallback));
     }
-    let throttle = limits.throttle(keys.as_slice());
     let sessions = live.drain.sessions();
-    let listener = arrival.visitor.listener.address.to_string();
+    let listener = visitor.listener.address.to_string();
     let about = About {
         way: sessions.way(&listener, &plan.route.name, &plan.upstream.name, &server.text),
+        member: member.id(),
         client: plan.client.address,
-        secure: arrival.visitor.secure,
+        secure: visitor.secure,
         key: plan.key.clone(),
         trace: marks.trace.clone(),
         leaves: marks.leaves,
     };
     let entry = sessions.enter(about);
-    let route = plan.route.clone();
+    // Looked at behind the entry: who removes a route tells those that he finds there, and this one sees it here.
+    if limits.standing().is_removed() {
+        return Err(Refusal::NoRoute.into());
+    }
+    let account = Account::new(limits.standing().clone(), keys);
+    // Read when it is on the list: whoever ends the sessions of a server finds this one, or is seen here.
+    if let Some(cause) = pool.ends(&member) {
+        entry.living().end(cause);
+    }
     let deflate = agreement.deflate;
-    let agreed = Agreed { upstream: opened, route, deflate, throttle, permits, server_permit, entry };
+    let agreed = Agreed { upstream: opened, deflate, account, permits, server_permit, entry };
     // The extensions of the upstream's head carry the spelling of its field names to the client.
     Ok((Response::from_parts(parts, Either::Left(Full::default())), agreed))
 }

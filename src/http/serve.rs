@@ -19,12 +19,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
 use super::gate::{self, Arrival, Body, Handover};
-use crate::config::model::Listener;
-use crate::limits::{ListenerEntry, Pending, Place};
-use crate::live::Live;
+use crate::limits::{Pending, Place};
+use crate::live::{Current, Door, Live};
 use crate::observe::log::{self, Answered, Refused};
 use crate::policy::client::Peer;
-use crate::policy::decide::Visitor;
 use crate::proto::refusal::Refusal;
 use crate::relay::session::Opened;
 use crate::relay::stream::{self, Stream};
@@ -44,28 +42,19 @@ pub struct Secured {
     pub secure: bool,
 }
 
-/// The listener that a connection came to: its rules, and what its connections share.
-pub struct At {
-    pub listener: Arc<Listener>,
-    pub entry: Arc<ListenerEntry>,
-}
-
-/// Serves the connection's requests; a WebSocket goes on in a task of its own, and this one's state is gone.
-pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
+/// Serves the connection's requests, each by the configuration in service when it comes; a WebSocket goes on in a task of
+/// its own, and this one's state is gone.
+pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>) {
     let Secured { stream, peer, place, pending, secure } = secured;
-    let At { listener, entry } = at;
+    let (listener, closed) = (door.listener.clone(), door.closed.clone());
     // hyper knows a deadline for heads alone: a client that never reads its answer would stay for ever.
     let patience = Patience(2 * listener.head_timeout);
     let progress = Arc::new(Mutex::new(Progress::new(false, patience)));
-    let arrival = Arc::new(Arrival {
-        visitor: Visitor { peer, secure, listener: listener.clone() },
-        listener: entry,
-        pending: Mutex::new(Some(pending)),
-    });
+    let arrival = Arc::new(Arrival { peer, secure, door, pending: Mutex::new(Some(pending)) });
     let service = {
-        let (progress, live) = (progress.clone(), live.clone());
+        let (progress, current) = (progress.clone(), current.clone());
         service_fn(move |request| {
-            let (progress, live, arrival) = (progress.clone(), live.clone(), arrival.clone());
+            let (progress, live, arrival) = (progress.clone(), current.load(), arrival.clone());
             // Boxed, because hyper wants the future to be Unpin where the stream is to be taken back.
             Box::pin(async move {
                 let (begun, bodiless) = (Instant::now(), request.method() == Method::HEAD);
@@ -94,7 +83,7 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
         .preserve_header_case(true)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
-    let mut stopping = pin!(live.drain.begun());
+    let mut stopping = pin!(closed.cancelled());
     let mut told = false;
     let mut timer = pin!(sleep(patience.0));
     let outcome = std::future::poll_fn(|cx| {
@@ -134,14 +123,14 @@ pub async fn connection(secured: Secured, at: At, live: Arc<Live>) {
         // Also when the 101 could not be written: the upstream is told that the client left, and so is the log.
         (Some(handover), Some(_)) => {
             let opened = Opened { stream, early: parts.read_buf };
-            handover.spawn(opened, place, &live.drain);
+            handover.spawn(opened, place, &current.load().drain);
         }
         (None, Some(Ok(()))) => stream.linger().await,
         (None, Some(Err(error))) if error.is_user() => {
             tracing::debug!(client = %peer.address, error = %log::chain(&error), "an answer broke off");
             cut(&stream, unframed);
         }
-        (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer, &live).await,
+        (None, Some(Err(error))) => failed(stream, &error, &parts.read_buf, peer, &current.load()).await,
         (_, None) => {
             tracing::debug!(client = %peer.address, "the client did not take its answer in time");
             cut(&stream, unframed);

@@ -32,17 +32,17 @@ impl Drop for Folder {
     }
 }
 
-fn watched(file: &Path) -> (Arc<Keyring>, Watch) {
+fn watched(file: &Path) -> (Arc<Keyring>, Keyrings) {
     let ring = Arc::new(Keyring::load(file).expect("sound"));
-    let watch = Keyrings(HashMap::from([(file.to_owned(), ring.clone())])).watch().expect("a file");
-    (ring, watch)
+    let rings = Keyrings(HashMap::from([(file.to_owned(), ring.clone())]));
+    (ring, rings)
 }
 
 #[test]
 fn a_change_counts_once_the_file_has_come_to_rest() {
     let folder = Folder::new();
     let file = folder.write("keys", &format!("{ADA}{BOB}"));
-    let (ring, mut watch) = watched(&file);
+    let (ring, watch) = watched(&file);
     assert!(!watch.look() && !watch.look());
     fs::write(&file, ADA).expect("written");
     assert!(!watch.look(), "it may not be complete yet");
@@ -62,7 +62,7 @@ fn a_rename_and_another_symlink_are_changes() {
     folder.write("two", BOB);
     let link = folder.0.join("link");
     symlink("one", &link).expect("a link");
-    let (ring, mut watch) = watched(&link);
+    let (ring, watch) = watched(&link);
     let before = ring.current();
     symlink("two", folder.0.join("next")).expect("a link");
     fs::rename(folder.0.join("next"), &link).expect("swapped");
@@ -78,7 +78,7 @@ fn a_rename_and_another_symlink_are_changes() {
 fn what_cannot_be_used_changes_nothing() {
     let folder = Folder::new();
     let file = folder.write("keys", ADA);
-    let (ring, mut watch) = watched(&file);
+    let (ring, watch) = watched(&file);
     let before = ring.current();
     let unusable: [&dyn Fn(); 4] = [
         &|| fs::write(&file, "short").expect("written"),

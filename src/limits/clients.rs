@@ -15,24 +15,30 @@ use crate::policy::client::ClientKey;
 #[derive(Debug)]
 pub struct Counts {
     max: u32,
-    sessions: Shards<ClientKey, u32>,
+    /// Shared with those that [`Counts::renew`] made.
+    sessions: Arc<Shards<ClientKey, u32>>,
 }
 
 /// One session of a client.
 #[derive(Debug)]
 pub struct ClientPermit {
     key: ClientKey,
-    counts: Arc<Counts>,
+    sessions: Arc<Shards<ClientKey, u32>>,
 }
 
 impl Counts {
     /// `max`: sessions of one client.
-    pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Counts { max: u32::try_from(max).unwrap_or(u32::MAX), sessions: Shards::default() })
+    pub fn new(max: usize) -> Self {
+        Counts { max: u32::try_from(max).unwrap_or(u32::MAX), sessions: Arc::default() }
+    }
+
+    /// The same sessions under another maximum.
+    pub fn renew(&self, max: usize) -> Self {
+        Counts { sessions: self.sessions.clone(), ..Counts::new(max) }
     }
 
     /// `None` when the client has as many sessions as it may.
-    pub fn enter(self: &Arc<Self>, key: ClientKey) -> Option<ClientPermit> {
+    pub fn enter(&self, key: ClientKey) -> Option<ClientPermit> {
         let mut shard = self.sessions.of(&key);
         let taken = shard.map.get(&key).copied().unwrap_or(0);
         if taken >= self.max {
@@ -40,7 +46,7 @@ impl Counts {
         }
         shard.map.insert(key, taken + 1);
         drop(shard);
-        Some(ClientPermit { key, counts: self.clone() })
+        Some(ClientPermit { key, sessions: self.sessions.clone() })
     }
 
     /// Clients with a session.
@@ -51,7 +57,7 @@ impl Counts {
 
 impl Drop for ClientPermit {
     fn drop(&mut self) {
-        let mut shard = self.counts.sessions.of(&self.key);
+        let mut shard = self.sessions.of(&self.key);
         match shard.map.get_mut(&self.key) {
             Some(taken) if *taken > 1 => *taken -= 1,
             _ => shard.remove(&self.key),
@@ -75,7 +81,8 @@ impl Shared for Purses {
 /// back has not gained a new one.
 #[derive(Debug)]
 pub struct Table<E> {
-    entries: Shards<ClientKey, Arc<E>>,
+    /// Shared with those that [`Table::renew`] made.
+    entries: Arc<Shards<ClientKey, Arc<E>>>,
     shard_max: usize,
     /// What clients beyond the maximum share.
     newcomers: Arc<E>,
@@ -84,7 +91,12 @@ pub struct Table<E> {
 impl<E: Shared> Table<E> {
     /// `max`: entries. Above the sessions that may be open by as many clients as are to be remembered after they left.
     pub fn new(max: usize) -> Self {
-        Table { entries: Shards::default(), shard_max: shard_max(max), newcomers: Arc::default() }
+        Table { entries: Arc::default(), shard_max: shard_max(max), newcomers: Arc::default() }
+    }
+
+    /// The same entries under another maximum.
+    pub fn renew(&self, max: usize) -> Self {
+        Table { entries: self.entries.clone(), shard_max: shard_max(max), newcomers: self.newcomers.clone() }
     }
 
     /// The entry of a client; where all places are taken, a newcomer gets the one of all newcomers.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug)]
 pub struct Held {
     bytes: AtomicUsize,
-    budget: usize,
+    budget: AtomicUsize,
 }
 
 /// What one session holds. Dropping it gives it back, after a panic too.
@@ -22,7 +22,12 @@ pub struct Share {
 
 impl Held {
     pub fn new(budget: usize) -> Arc<Self> {
-        Arc::new(Held { bytes: AtomicUsize::new(0), budget })
+        Arc::new(Held { bytes: AtomicUsize::new(0), budget: AtomicUsize::new(budget) })
+    }
+
+    /// From now on so many bytes may be held.
+    pub fn set_budget(&self, budget: usize) {
+        self.budget.store(budget, Ordering::Relaxed);
     }
 
     /// An empty share.
@@ -37,7 +42,7 @@ impl Held {
 
     /// How many bytes are held beyond the budget.
     pub fn excess(&self) -> usize {
-        self.bytes().saturating_sub(self.budget)
+        self.bytes().saturating_sub(self.budget.load(Ordering::Relaxed))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod held;
 mod permit;
 mod rate;
 mod shards;
+pub mod terms;
 pub mod throttle;
 
 use std::collections::HashMap;
@@ -16,30 +17,34 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::model::{self, Config, Rate, RouteRates};
+use crate::config::model::{self, Config, ListenerAddress, Rate, Route};
 use crate::policy::client::ClientKey;
 use crate::proto::refusal::Refusal;
 
-use clients::{ClientPermit, Counts, Table};
+use clients::{ClientPermit, Counts};
 pub use permit::{Gauge, Permit};
 use rate::{Overall, PerClient};
-use throttle::{Purses, Throttle};
+use terms::{Standing, Terms};
+use throttle::Throttle;
 
 /// Clients with a bucket of their own, for each rate.
 const CLIENTS_MAX: usize = 200_000;
 /// Clients without sessions whose purses a route remembers.
 const LEFT_MAX: usize = 100_000;
 
-/// The counts and limiters of one gateway.
+/// The counts and limiters of one gateway under one configuration. Those of the next one go on from them: see
+/// [`Limits::renew`].
 #[derive(Debug)]
 pub struct Limits {
     connections: Arc<Gauge>,
     pending: Arc<Gauge>,
     sessions: Arc<Gauge>,
-    clients: Option<Arc<Counts>>,
-    handshakes: Option<PerClient>,
-    farewells: Farewells,
-    listeners: Vec<Arc<ListenerEntry>>,
+    clients: Option<Counts>,
+    handshakes: Option<Rated<PerClient>>,
+    farewells: Arc<Farewells>,
+    /// Those of the configuration in its order, then those that are no more and whose connections or sessions still live.
+    listeners: Vec<(ListenerAddress, Arc<ListenerEntry>)>,
+    /// Those too that are no more and whose sessions still live.
     routes: HashMap<String, Arc<RouteEntry>>,
 }
 
@@ -55,12 +60,26 @@ pub struct ListenerEntry {
 #[derive(Debug)]
 pub struct RouteEntry {
     sessions: Arc<Gauge>,
-    clients: Option<Arc<Counts>>,
-    handshakes: Option<Overall>,
-    handshakes_per_client: Option<PerClient>,
-    rates: RouteRates,
-    purses: Arc<Purses>,
-    client_purses: Table<Purses>,
+    clients: Option<Counts>,
+    handshakes: Option<Rated<Overall>>,
+    handshakes_per_client: Option<Rated<PerClient>>,
+    terms: Arc<Terms>,
+    standing: Arc<Standing>,
+}
+
+/// A limiter and its rate. As long as the rate stays, so does what was counted.
+#[derive(Debug)]
+struct Rated<L> {
+    rate: Rate,
+    limiter: Arc<L>,
+}
+
+impl<L> Rated<L> {
+    fn renew(before: Option<&Self>, rate: Option<Rate>, new: impl FnOnce(Rate) -> L) -> Option<Self> {
+        let rate = rate?;
+        let kept = before.filter(|before| before.rate == rate).map(|before| before.limiter.clone());
+        Some(Rated { rate, limiter: kept.unwrap_or_else(|| Arc::new(new(rate))) })
+    }
 }
 
 /// The place of a TCP connection, for as long as it lives.
@@ -129,26 +148,62 @@ pub struct Taken {
 
 impl Limits {
     pub fn new(config: &Config) -> Self {
+        Limits::follow(None, config)
+    }
+
+    /// Those of another configuration: what is taken stays taken, and a limiter whose rate stays goes on as it is. Listeners
+    /// are known by their address, routes by their name. Nothing changes for anybody before [`Limits::put`].
+    pub fn renew(&self, config: &Config) -> Self {
+        Limits::follow(Some(self), config)
+    }
+
+    fn follow(before: Option<&Limits>, config: &Config) -> Self {
         let limits = &config.limits;
-        let routes = config
-            .routes
-            .iter()
-            .map(|route| (route.name.clone(), Arc::new(RouteEntry::new(&route.limits, limits.sessions))));
+        let mut listeners = before.map(|before| before.listeners.clone()).unwrap_or_default();
+        let entry = |listener: &model::Listener| {
+            let known = listeners.iter().position(|(address, _)| *address == listener.address);
+            let before = known.map(|index| listeners.remove(index).1);
+            (listener.address.clone(), ListenerEntry::follow(before.as_deref(), &listener.limits))
+        };
+        let renewed: Vec<_> = config.listeners.iter().map(entry).collect();
+        listeners.retain(|(_, entry)| !entry.is_idle());
+        let mut routes = before.map(|before| before.routes.clone()).unwrap_or_default();
+        let entry = |route: &Arc<Route>| {
+            let before = routes.remove(&route.name);
+            (route.name.clone(), Arc::new(RouteEntry::follow(before.as_deref(), route, limits.sessions)))
+        };
+        let entries: Vec<_> = config.routes.iter().map(entry).collect();
+        routes.retain(|_, entry| entry.sessions.taken() > 0);
+        routes.extend(entries);
         Limits {
-            connections: Gauge::new(limits.connections),
-            pending: Gauge::new(limits.connections_pending),
-            sessions: Gauge::new(limits.sessions),
-            clients: limits.sessions_per_client.map(Counts::new),
-            handshakes: limits.handshakes_per_client.map(|rate| PerClient::new(rate, CLIENTS_MAX)),
-            farewells: Farewells::new(),
-            listeners: config.listeners.iter().map(|listener| ListenerEntry::new(&listener.limits)).collect(),
-            routes: routes.collect(),
+            connections: follow(before.map(|before| &before.connections), limits.connections),
+            pending: follow(before.map(|before| &before.pending), limits.connections_pending),
+            sessions: follow(before.map(|before| &before.sessions), limits.sessions),
+            clients: counts(before.and_then(|before| before.clients.as_ref()), limits.sessions_per_client),
+            handshakes: Rated::renew(
+                before.and_then(|before| before.handshakes.as_ref()),
+                limits.handshakes_per_client,
+                |rate| PerClient::new(rate, CLIENTS_MAX),
+            ),
+            farewells: before.map_or_else(|| Arc::new(Farewells::new()), |before| before.farewells.clone()),
+            listeners: renewed.into_iter().chain(listeners).collect(),
+            routes,
+        }
+    }
+
+    /// Puts these in the place of others: what sessions are held to from now on. They are to be woken then.
+    pub fn put(&self, before: &Limits) {
+        for (name, entry) in &before.routes {
+            match self.routes.get(name).filter(|after| !Arc::ptr_eq(after, entry)) {
+                Some(after) => after.standing.put(after.terms.clone()),
+                None => entry.standing.remove(),
+            }
         }
     }
 
     /// The entry of a listener, by its place in the configuration.
     pub fn listener(&self, index: usize) -> Arc<ListenerEntry> {
-        self.listeners[index].clone()
+        self.listeners[index].1.clone()
     }
 
     /// The entry of a route of the configuration, by its name.
@@ -195,14 +250,15 @@ impl Limits {
     pub fn handshake(&self, keys: &[ClientKey], route: &RouteEntry) -> Result<(), Refusal> {
         for key in keys {
             if let Some(rate) = &self.handshakes {
-                rate.check(*key).map_err(|retry_after| Refusal::HandshakeRate { retry_after })?;
+                rate.limiter.check(*key).map_err(|retry_after| Refusal::HandshakeRate { retry_after })?;
             }
             if let Some(rate) = &route.handshakes_per_client {
-                rate.check(*key).map_err(|retry_after| Refusal::HandshakeRateClientRoute { retry_after })?;
+                let checked = rate.limiter.check(*key);
+                checked.map_err(|retry_after| Refusal::HandshakeRateClientRoute { retry_after })?;
             }
         }
         match &route.handshakes {
-            Some(rate) => rate.check().map_err(|retry_after| Refusal::HandshakeRateRoute { retry_after }),
+            Some(rate) => rate.limiter.check().map_err(|retry_after| Refusal::HandshakeRateRoute { retry_after }),
             None => Ok(()),
         }
     }
@@ -222,7 +278,7 @@ impl Limits {
     /// What is taken now, but for `of_servers`, which the pools know.
     pub fn taken(&self) -> Taken {
         let of_listeners =
-            |gauge: fn(&ListenerEntry) -> &Gauge| self.listeners.iter().map(|listener| gauge(listener).taken()).sum();
+            |gauge: fn(&ListenerEntry) -> &Gauge| self.listeners.iter().map(|(_, entry)| gauge(entry).taken()).sum();
         let counts = self.routes.values().filter_map(|route| route.clients.as_ref()).chain(&self.clients);
         Taken {
             connections: self.connections.taken(),
@@ -241,52 +297,85 @@ impl Limits {
 
     /// Clients that the rates remember. They are forgotten when their bucket is full again.
     pub fn remembered(&self) -> usize {
-        let purses = self.routes.values().map(|route| route.client_purses.len());
+        let purses = self.routes.values().map(|route| route.terms.clients());
         self.rates().map(PerClient::clients).chain(purses).sum()
     }
 
     /// Forgets clients whose bucket is full again, and gives their memory back. To be called now and then.
     pub fn sweep(&self) {
         self.rates().for_each(PerClient::sweep);
-        self.routes.values().for_each(|route| route.client_purses.sweep());
+        self.routes.values().for_each(|route| route.terms.sweep());
     }
 
     fn rates(&self) -> impl Iterator<Item = &PerClient> {
         let of_routes = self.routes.values().filter_map(|route| route.handshakes_per_client.as_ref());
-        of_routes.chain(&self.handshakes).chain([&self.farewells.per_client])
+        let rates = of_routes.chain(&self.handshakes).map(|rate| &*rate.limiter);
+        rates.chain([&self.farewells.per_client])
     }
 }
 
+/// The gauge that goes on from another one.
+fn follow(before: Option<&Arc<Gauge>>, max: impl Into<Option<usize>>) -> Arc<Gauge> {
+    match before {
+        Some(before) => before.renew(max),
+        None => Gauge::new(max),
+    }
+}
+
+fn counts(before: Option<&Counts>, max: Option<usize>) -> Option<Counts> {
+    max.map(|max| before.map_or_else(|| Counts::new(max), |before| before.renew(max)))
+}
+
 impl ListenerEntry {
-    fn new(limits: &model::ListenerLimits) -> Arc<Self> {
+    fn follow(before: Option<&ListenerEntry>, limits: &model::ListenerLimits) -> Arc<Self> {
         Arc::new(ListenerEntry {
-            connections: Gauge::new(limits.connections),
-            pending: Gauge::new(limits.connections_pending),
-            sessions: Gauge::new(limits.sessions),
+            connections: follow(before.map(|before| &before.connections), limits.connections),
+            pending: follow(before.map(|before| &before.pending), limits.connections_pending),
+            sessions: follow(before.map(|before| &before.sessions), limits.sessions),
         })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.connections.taken() == 0 && self.sessions.taken() == 0
     }
 }
 
 impl RouteEntry {
-    fn new(limits: &model::RouteLimits, of_gateway: usize) -> Self {
-        let sessions = limits.sessions.unwrap_or(of_gateway);
+    fn follow(before: Option<&RouteEntry>, route: &Route, of_gateway: usize) -> Self {
+        let limits = &route.limits;
+        let clients_max = limits.sessions.unwrap_or(of_gateway).saturating_add(LEFT_MAX);
+        let (relay, rates) = (route.relay.clone(), limits.rates);
+        let terms = Arc::new(match before {
+            Some(before) => before.terms.renew(relay, rates, clients_max),
+            None => Terms::new(relay, rates, clients_max),
+        });
+        let standing = before.map(|before| &before.standing).filter(|standing| !standing.is_removed());
         RouteEntry {
-            sessions: Gauge::new(limits.sessions),
-            clients: limits.sessions_per_client.map(Counts::new),
-            handshakes: limits.handshakes.map(Overall::new),
-            handshakes_per_client: limits.handshakes_per_client.map(|rate| PerClient::new(rate, CLIENTS_MAX)),
-            rates: limits.rates,
-            purses: Arc::default(),
-            client_purses: Table::new(sessions.saturating_add(LEFT_MAX)),
+            sessions: follow(before.map(|before| &before.sessions), limits.sessions),
+            clients: counts(before.and_then(|before| before.clients.as_ref()), limits.sessions_per_client),
+            handshakes: Rated::renew(
+                before.and_then(|before| before.handshakes.as_ref()),
+                limits.handshakes,
+                Overall::new,
+            ),
+            handshakes_per_client: Rated::renew(
+                before.and_then(|before| before.handshakes_per_client.as_ref()),
+                limits.handshakes_per_client,
+                |rate| PerClient::new(rate, CLIENTS_MAX),
+            ),
+            standing: standing.cloned().unwrap_or_else(|| Standing::new(terms.clone())),
+            terms,
         }
+    }
+
+    /// The route, as its sessions know it.
+    pub fn standing(&self) -> &Arc<Standing> {
+        &self.standing
     }
 
     /// What a session pays from whose client has these keys; `None` where no rate applies.
     pub fn throttle(&self, keys: &[ClientKey]) -> Option<Arc<Throttle>> {
-        let by_client = self.rates.messages.client.is_some() || self.rates.bytes.client.is_some();
-        let keys = if by_client { keys } else { &[] };
-        let clients: Vec<_> = keys.iter().map(|key| self.client_purses.entry(*key)).collect();
-        Throttle::new(&self.rates, &clients, &self.purses)
+        self.terms.throttle(keys)
     }
 }
 

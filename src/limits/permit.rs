@@ -6,31 +6,37 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// So many at once and no more.
 #[derive(Debug)]
 pub struct Gauge {
-    taken: AtomicUsize,
+    /// Shared with those that [`Gauge::renew`] made.
+    taken: Arc<AtomicUsize>,
     max: usize,
 }
 
-/// One place of what is limited.
+/// One place of what is limited. It outlives the gauge that gave it.
 #[derive(Debug)]
-pub struct Permit(Arc<Gauge>);
+pub struct Permit(Arc<AtomicUsize>);
 
 impl Gauge {
     /// `None` is no limit; it is counted all the same.
     pub fn new(max: impl Into<Option<usize>>) -> Arc<Self> {
-        Arc::new(Gauge { taken: AtomicUsize::new(0), max: max.into().unwrap_or(usize::MAX) })
+        Arc::new(Gauge { taken: Arc::default(), max: max.into().unwrap_or(usize::MAX) })
+    }
+
+    /// The same places under another maximum. What is taken stays taken, also where that is more now.
+    pub fn renew(&self, max: impl Into<Option<usize>>) -> Arc<Self> {
+        Arc::new(Gauge { taken: self.taken.clone(), max: max.into().unwrap_or(usize::MAX) })
     }
 
     /// Takes a place; never one too many, however many try at once.
-    pub fn enter(self: &Arc<Self>) -> Option<Permit> {
+    pub fn enter(&self) -> Option<Permit> {
         self.enter_below(self.max)
     }
 
     /// [`enter`](Self::enter), with another limit than its own.
-    pub fn enter_below(self: &Arc<Self>, max: usize) -> Option<Permit> {
+    pub fn enter_below(&self, max: usize) -> Option<Permit> {
         self.taken
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| (taken < max).then_some(taken + 1))
             .ok()
-            .map(|_| Permit(self.clone()))
+            .map(|_| Permit(self.taken.clone()))
     }
 
     /// Whether there is a place at this moment. To hold it, [`enter`](Self::enter).
@@ -45,7 +51,7 @@ impl Gauge {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -84,6 +90,22 @@ mod tests {
         }));
         assert!(panicked.is_err());
         assert!(gauge.enter().is_some());
+    }
+
+    #[test]
+    fn another_maximum_counts_what_was_taken_before() {
+        let before = Gauge::new(3);
+        let mut held: Vec<_> = (0..3).map(|_| before.enter().expect("below")).collect();
+        let after = before.renew(2);
+        drop(before);
+        assert!(after.enter().is_none());
+        held.truncate(2);
+        assert!(after.enter().is_none(), "two are left");
+        held.truncate(1);
+        held.push(after.enter().expect("one place is free"));
+        assert_eq!(after.taken(), 2);
+        drop(held);
+        assert_eq!(after.taken(), 0);
     }
 
     #[test]

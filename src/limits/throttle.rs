@@ -57,6 +57,8 @@ struct Scope {
 #[derive(Debug)]
 pub struct Throttle {
     scopes: Box<[Scope]>,
+    /// Those of the session alone, where it has rates of its own.
+    own: Option<Arc<Purses>>,
     messages: bool,
     /// The smallest burst of the byte rates.
     piece: Option<u64>,
@@ -66,8 +68,19 @@ impl Throttle {
     /// `clients` are shared by the sessions of one client on this route (several where it is counted by more than one key),
     /// `route` by all sessions of the route. `None` where no rate applies.
     pub fn new(rates: &RouteRates, clients: &[Arc<Purses>], route: &Arc<Purses>) -> Option<Arc<Self>> {
+        Throttle::with_own(rates, Arc::default(), clients, route)
+    }
+
+    /// The same, where the session has paid from purses of its `own` before.
+    pub fn with_own(
+        rates: &RouteRates,
+        own: Arc<Purses>,
+        clients: &[Arc<Purses>],
+        route: &Arc<Purses>,
+    ) -> Option<Arc<Self>> {
         let RouteRates { messages, bytes } = rates;
-        let of_session = (messages.session, bytes.session, Arc::default());
+        let of_session = (messages.session, bytes.session, own.clone());
+        let own = (messages.session.is_some() || bytes.session.is_some()).then_some(own);
         let of_clients = clients.iter().map(|client| (messages.client, bytes.client, client.clone()));
         let of_route = (messages.route, bytes.route, route.clone());
         let scopes: Box<[Scope]> = std::iter::once(of_session)
@@ -82,7 +95,12 @@ impl Throttle {
             .collect();
         let messages = scopes.iter().any(|scope| scope.messages.is_some());
         let piece = scopes.iter().filter_map(|scope| scope.bytes.map(|pace| pace.burst())).min();
-        (!scopes.is_empty()).then(|| Arc::new(Throttle { scopes, messages, piece }))
+        (!scopes.is_empty()).then(|| Arc::new(Throttle { scopes, own, messages, piece }))
+    }
+
+    /// The purses of the session alone, where it has rates of its own.
+    pub fn own(&self) -> Option<&Arc<Purses>> {
+        self.own.as_ref()
     }
 
     /// Whether messages are to be paid for.

@@ -9,7 +9,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::tls;
 use super::unix::UnixSocket;
-use crate::limits::{Limits, ListenerEntry, Pending, Place};
+use crate::limits::{Full, Pending, Place};
 use crate::policy::client::Address;
 use crate::relay::Stream;
 use crate::relay::ahead::Ahead;
@@ -53,12 +53,16 @@ pub struct Accepted {
     pub pending: Pending,
 }
 
-/// The next connection that has a place. Never fails: what the system cannot give now is asked for again later.
-pub async fn next(from: &Socket, listener: &ListenerEntry, limits: &Limits, trouble: &mut Trouble) -> Accepted {
+/// The next connection for which `place` has one. Never fails: what the system cannot give now is asked for again later.
+pub async fn next(
+    from: &Socket,
+    place: impl Fn() -> Result<(Place, Pending), Full>,
+    trouble: &mut Trouble,
+) -> Accepted {
     loop {
         match from.accept().await {
             Ok((stream, peer)) => {
-                if let Some(accepted) = placed(stream, peer, listener, limits, trouble) {
+                if let Some(accepted) = placed(stream, peer, &place, trouble) {
                     return accepted;
                 }
             }
@@ -79,7 +83,7 @@ pub async fn next(from: &Socket, listener: &ListenerEntry, limits: &Limits, trou
 }
 
 /// Closes the socket, and takes what waited in it: the kernel would reset it.
-pub fn last(from: Socket, listener: &ListenerEntry, limits: &Limits, trouble: &mut Trouble) -> Vec<Accepted> {
+pub fn last(from: Socket, place: impl Fn() -> Result<(Place, Pending), Full>, trouble: &mut Trouble) -> Vec<Accepted> {
     // A Unix socket is shared with nobody that could take over.
     let Socket::Tcp(socket) = from else { return Vec::new() };
     // tokio asks the kernel only after it was told of something; here the kernel's own word counts.
@@ -88,7 +92,7 @@ pub fn last(from: Socket, listener: &ListenerEntry, limits: &Limits, trouble: &m
     while let Ok((stream, peer)) = socket.accept() {
         let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
         let Ok(stream) = stream else { continue };
-        taken.extend(placed(Stream::Tcp(stream), peer.ip().into(), listener, limits, trouble));
+        taken.extend(placed(Stream::Tcp(stream), peer.ip().into(), &place, trouble));
     }
     taken
 }
@@ -97,15 +101,14 @@ pub fn last(from: Socket, listener: &ListenerEntry, limits: &Limits, trouble: &m
 fn placed(
     stream: Stream,
     peer: Address,
-    listener: &ListenerEntry,
-    limits: &Limits,
+    place: impl Fn() -> Result<(Place, Pending), Full>,
     trouble: &mut Trouble,
 ) -> Option<Accepted> {
     if trouble.0.is_some_and(|last| last.elapsed() >= CALM) {
         trouble.0 = None;
         tracing::info!("accepting connections again");
     }
-    match limits.connection(listener) {
+    match place() {
         Ok((place, pending)) => {
             if let Stream::Tcp(stream) = &stream {
                 socket::tune(stream);

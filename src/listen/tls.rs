@@ -4,19 +4,23 @@
 //! with a file is a [`TlsError`] here, before the first connection. Nothing in this file touches a socket.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::pki_types::TrustAnchor;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig};
 use time::OffsetDateTime;
 
-use crate::config::model::{CertificateFiles, ClientAuth, ListenerTls, TlsVersions};
+use crate::config::model::{CertificateFiles, ClientAuth, ListenerTls, Position, TlsVersions};
 use crate::pem;
-use crate::pem::identity::{self, Identity, Leaf, TlsProblem};
+use crate::pem::identity::{self, Identity, TlsProblem};
 
 mod make;
 
@@ -31,45 +35,93 @@ pub struct Certificate {
     pub not_after: OffsetDateTime,
 }
 
-/// Builds what the listener's handshakes run on: certificates by SNI, ALPN `http/1.1` alone, TLS 1.3 (and 1.2),
-/// tickets.
-///
-/// # Errors
-///
-/// The first file that is missing, unreadable, of the wrong kind, expired, not yet valid, without names, or whose key
-/// is not the certificate's.
-pub fn load(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsError> {
-    let verifier = client_verifier(&tls.client_auth)?;
-    let by_name = ByName::new(identities(tls)?);
-    let whole = |error| TlsError::new(tls.certificates[0].certificate_at, None, TlsProblem::Rustls(error));
+/// What the handshakes of a listener run on.
+#[derive(Debug)]
+pub struct Served {
+    pub config: Arc<ServerConfig>,
+    /// In the order of the listener.
+    pub certificates: Vec<Certificate>,
+    keys: Vec<Arc<CertifiedKey>>,
+    versions: TlsVersions,
+    guard: Option<Guard>,
+}
 
-    let versions: &[_] = match tls.versions {
-        TlsVersions::From12 => &[&TLS13, &TLS12],
-        TlsVersions::Only13 => &[&TLS13],
-    };
-    let mut config = ServerConfig::builder_with_provider(identity::provider())
-        .with_protocol_versions(versions)
-        .map_err(whole)?
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(by_name));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Sessions are resumed from tickets, which the clients keep, so nothing is stored here. Every configuration has
-    // ticket keys of its own: a ticket must not carry a client past the client certificate rules of another listener
-    // (CVE-2025-23419).
-    config.ticketer = Ticketer::new().map_err(whole)?;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(Arc::new(config))
+/// Whose certificates clients have to show.
+#[derive(Debug, PartialEq, Eq)]
+struct Guard {
+    roots: Vec<TrustAnchor<'static>>,
+    optional: bool,
+}
+
+/// Builds what the listener's handshakes run on: see [`Served::load`].
+pub fn load(tls: &ListenerTls) -> Result<Arc<ServerConfig>, TlsError> {
+    Served::load(tls, None).map(|served| served.config.clone())
+}
+
+impl Served {
+    /// Certificates by SNI, ALPN `http/1.1` alone, TLS 1.3 (and 1.2), tickets.
+    ///
+    /// What follows `before` on the same listener keeps its ticket keys, so that clients resume their sessions under a new
+    /// certificate too. Where nothing has changed it is the same.
+    ///
+    /// # Errors
+    ///
+    /// The first file that is missing, unreadable, of the wrong kind, expired, not yet valid, without names, or whose key
+    /// is not the certificate's.
+    pub fn load(tls: &ListenerTls, before: Option<&Arc<Served>>) -> Result<Arc<Served>, TlsError> {
+        let guard = Guard::of(&tls.client_auth)?;
+        let verifier = guard.as_ref().map_or_else(
+            || Ok(WebPkiClientVerifier::no_client_auth()),
+            |(guard, ca, at)| {
+                guard.verifier().map_err(|error| TlsError::new(*at, (*ca).clone(), TlsProblem::ClientAuth(error)))
+            },
+        )?;
+        let guard = guard.map(|(guard, ..)| guard);
+        let identities = identities(tls)?;
+        let keys: Vec<_> = identities.iter().map(|identity| identity.certified.clone()).collect();
+        // A ticket must not carry a client past other rules for client certificates.
+        let before = before.filter(|before| before.guard == guard);
+        if let Some(before) = before.filter(|before| before.versions == tls.versions && before.shows(&keys)) {
+            return Ok(before.clone());
+        }
+        let certificates = identities.iter().map(Certificate::of).collect();
+        let whole = |error| TlsError::new(tls.certificates[0].certificate_at, None, TlsProblem::Rustls(error));
+        let versions: &[_] = match tls.versions {
+            TlsVersions::From12 => &[&TLS13, &TLS12],
+            TlsVersions::Only13 => &[&TLS13],
+        };
+        let mut config = ServerConfig::builder_with_provider(identity::provider())
+            .with_protocol_versions(versions)
+            .map_err(whole)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(ByName::new(identities)));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Sessions are resumed from tickets, which the clients keep, so nothing is stored here. Every listener has
+        // ticket keys of its own: a ticket must not carry a client past the client certificate rules of another one
+        // (CVE-2025-23419).
+        config.ticketer = match before {
+            Some(before) => before.config.ticketer.clone(),
+            None => Ticketer::new().map_err(whole)?,
+        };
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Arc::new(Served { config: Arc::new(config), certificates, keys, versions: tls.versions, guard }))
+    }
+
+    /// Whether it shows exactly these chains. Each has its key, or would not have been read.
+    fn shows(&self, keys: &[Arc<CertifiedKey>]) -> bool {
+        self.keys.iter().map(|key| &key.cert).eq(keys.iter().map(|key| &key.cert))
+    }
+}
+
+impl Certificate {
+    fn of(identity: &Identity) -> Self {
+        Certificate { names: identity.leaf.names.clone(), not_after: identity.leaf.not_after }
+    }
 }
 
 /// The certificates of a listener in their order, with the checks of [`load`]: for what start-up prints.
 pub fn certificates(tls: &ListenerTls) -> Result<Vec<Certificate>, TlsError> {
-    let describe = |identity: Identity| Certificate { names: identity.leaf.names, not_after: identity.leaf.not_after };
-    Ok(identities(tls)?.into_iter().map(describe).collect())
-}
-
-/// When the certificate in a file expires; `None` where it cannot be read now.
-pub fn expiry(files: &CertificateFiles) -> Option<OffsetDateTime> {
-    Some(Leaf::read(&files.certificate, files.certificate_at).ok()?.not_after)
+    Ok(identities(tls)?.iter().map(Certificate::of).collect())
 }
 
 /// What a client that speaks plain HTTP to a TLS port is told, whole, before the connection is closed.
@@ -116,16 +168,23 @@ fn server_identity(files: &CertificateFiles, now: OffsetDateTime) -> Result<Iden
     }
 }
 
-fn client_verifier(client_auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let (ca, at, optional) = match client_auth {
-        ClientAuth::Off => return Ok(WebPkiClientVerifier::no_client_auth()),
-        ClientAuth::Optional { ca, ca_at } => (ca, *ca_at, true),
-        ClientAuth::Required { ca, ca_at } => (ca, *ca_at, false),
-    };
-    let roots = pem::roots(ca).map_err(|error| TlsError::pem(at, error))?;
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), identity::provider());
-    let builder = if optional { builder.allow_unauthenticated() } else { builder };
-    builder.build().map_err(|error| TlsError::new(at, ca.clone(), TlsProblem::ClientAuth(error)))
+impl Guard {
+    /// With the file of the authorities and its place; `None` where nothing is asked of clients.
+    fn of(client_auth: &ClientAuth) -> Result<Option<(Guard, &PathBuf, Position)>, TlsError> {
+        let (ca, at, optional) = match client_auth {
+            ClientAuth::Off => return Ok(None),
+            ClientAuth::Optional { ca, ca_at } => (ca, *ca_at, true),
+            ClientAuth::Required { ca, ca_at } => (ca, *ca_at, false),
+        };
+        let roots = pem::roots(ca).map_err(|error| TlsError::pem(at, error))?.roots;
+        Ok(Some((Guard { roots, optional }, ca, at)))
+    }
+
+    fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+        let roots = RootCertStore { roots: self.roots.clone() };
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), identity::provider());
+        if self.optional { builder.allow_unauthenticated() } else { builder }.build()
+    }
 }
 
 /// Chooses the certificate of a handshake: exact names, then wildcards, then the first certificate.

@@ -92,6 +92,11 @@ impl Peer {
         Peer { address, trusted: is_trusted(address, proxies) }
     }
 
+    /// The same on a connection that goes on under other rules: nobody becomes trusted on it.
+    pub fn under(self, proxies: &TrustedProxies) -> Peer {
+        Peer { trusted: self.trusted && is_trusted(self.address, proxies), ..self }
+    }
+
     /// Who speaks on the connection of this trusted proxy, after its PROXY header.
     pub fn behind(self, header: Header, proxies: &TrustedProxies) -> Peer {
         match header {

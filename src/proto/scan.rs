@@ -285,6 +285,16 @@ impl Scanner {
         }
     }
 
+    /// Other limits hold from the next frame on: one whose header has passed goes on under those that it began under. What
+    /// a fragmented message had before counts.
+    pub fn renew(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// From now on each message has to be admitted before its first byte passes.
     pub fn count_messages(&mut self) {
         self.admitted = self.messages;

@@ -34,6 +34,7 @@ pub enum Cause {
     UpstreamClosed,
     /// Reset, end of stream without a Close, or silence after a ping.
     ClientLost,
+    /// The same, or its server failed its health checks.
     UpstreamLost,
     ProtocolError,
     /// Text that is not UTF-8, or a Close reason that is not.
@@ -114,6 +115,8 @@ impl Cause {
         match self {
             Cause::ClientClosed | Cause::UpstreamClosed => (None, None),
             Cause::ClientLost => (None, LEFT),
+            // It may be able to hear yet.
+            Cause::UpstreamLost if side == Side::Gateway => (Some((close::INTERNAL, "upstream is not healthy")), GONE),
             Cause::UpstreamLost => (Some((close::INTERNAL, "upstream connection lost")), None),
             Cause::ProtocolError => blame(side, (close::PROTOCOL_ERROR, "protocol error")),
             Cause::InvalidPayload => blame(side, (close::INVALID_PAYLOAD, "payload is not UTF-8")),

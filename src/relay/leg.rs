@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -11,6 +12,8 @@ use tokio::time::Instant;
 use super::clock::{Facts, Progress, Watch};
 use super::end::{Codes, Side, Traffic};
 use super::toll::{Paid, Toll};
+use crate::config::model::OnExcess;
+use crate::limits::throttle::Throttle;
 use crate::proto::close::Code;
 use crate::proto::frame::{Control, Opcode};
 use crate::proto::scan::Scanner;
@@ -112,6 +115,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
 
     pub fn traffic(&self) -> Traffic {
         Traffic { messages: self.scanner.messages(), bytes: self.scanner.bytes() }
+    }
+
+    /// Other terms hold from `now` on; `throttle` where what is paid from is another one.
+    pub fn renew(&mut self, on_excess: OnExcess, throttle: Option<Option<Arc<Throttle>>>, now: Instant) {
+        if self.sends != Sends::Relayed {
+            return;
+        }
+        let counted = self.toll.counts_messages();
+        self.toll.renew(on_excess, throttle, now);
+        match (counted, self.toll.counts_messages()) {
+            (false, true) => self.scanner.count_messages(),
+            // Also the one that waits.
+            (true, false) => self.scanner.admit_all(),
+            _ => {}
+        }
     }
 
     /// Whether it may not be read before its turn. Lets the message pass whose turn has come.
@@ -348,7 +366,6 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::config::model::OnExcess;
     use crate::limits::throttle::Sender;
     use crate::proto::scan::Rules;
 

@@ -266,6 +266,19 @@ impl Registry {
         ways.values().flatten().map(|way| (way.clone(), totals.get(way.number).copied().unwrap_or_default())).collect()
     }
 
+    /// Lets the sessions of these routes look what they are held to now.
+    pub fn renew(&self, is_meant: impl Fn(&str) -> bool) {
+        for living in self.each().filter(|living| is_meant(&living.about.way.route)) {
+            living.renew.store(true, Ordering::Release);
+            living.waker.wake();
+        }
+    }
+
+    /// From now on sessions may hold so many bytes together.
+    pub fn set_held_bytes(&self, budget: usize) {
+        self.held.set_budget(budget);
+    }
+
     /// How many sessions live.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).living.len()).sum()
@@ -330,6 +343,12 @@ impl Entry {
         asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
     }
 
+    /// Whether its route may hold this session to other terms now; asked for once.
+    pub fn has_to_renew(&self) -> bool {
+        let asked = &self.living.renew;
+        asked.load(Ordering::Relaxed) && asked.swap(false, Ordering::Acquire)
+    }
+
     /// Whether it was last told to hold no bytes.
     pub fn holds_nothing(&self) -> bool {
         self.share.bytes() == 0
@@ -367,4 +386,4 @@ impl Drop for Entry {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

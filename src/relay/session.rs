@@ -9,7 +9,6 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -24,7 +23,8 @@ use super::registry::{Entry, Flow, Living};
 use super::scratch::{self, Scratch};
 use super::toll::{Paid, Toll};
 use crate::config::model::{Heartbeat, PingMode, Rate, RelayRules};
-use crate::limits::throttle::{Sender, Throttle};
+use crate::limits::terms::{Account, Change};
+use crate::limits::throttle::Sender;
 use crate::observe::metrics::Metrics;
 use crate::proto::close::Code;
 use crate::proto::frame::{Control, Opcode};
@@ -47,9 +47,9 @@ const FRESH: Duration = Duration::from_secs(25);
 pub struct Session<S> {
     client: Leg<S>,
     upstream: Leg<S>,
-    /// Those of the route, but for the heartbeat.
-    rules: Arc<RelayRules>,
-    heartbeat: Option<Heartbeat>,
+    account: Account,
+    /// Of the heartbeat; see [`jitter`].
+    interval: Option<Duration>,
     entry: Entry,
     /// This task's, as the timer and the registry know it.
     waker: Waker,
@@ -115,26 +115,11 @@ struct Pass {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    /// `deflate` tells whether permessage-deflate was agreed on. `throttle` is paid for what passes.
-    pub fn new(
-        client: Opened<S>,
-        upstream: Opened<S>,
-        rules: impl Into<Arc<RelayRules>>,
-        deflate: bool,
-        throttle: Option<Arc<Throttle>>,
-        entry: Entry,
-    ) -> Self {
-        let (rules, now) = (rules.into(), Instant::now());
-        let scanner = |masked| {
-            Scanner::new(Rules {
-                masked,
-                deflate,
-                frame_bytes_max: rules.frame_bytes_max,
-                message_bytes_max: rules.message_bytes_max,
-                fragments_max: rules.fragments_max,
-                strict: rules.strict,
-            })
-        };
+    /// `deflate` tells whether permessage-deflate was agreed on.
+    pub fn new(client: Opened<S>, upstream: Opened<S>, account: Account, deflate: bool, entry: Entry) -> Self {
+        let (now, throttle) = (Instant::now(), account.throttle());
+        let rules = account.rules();
+        let scanner = |masked| Scanner::new(scan_rules(rules, masked, deflate));
         let toll = |sender| Toll::new(sender, throttle.clone(), rules.on_excess, now);
         let (from_client, from_upstream) = (toll(Sender::Client), toll(Sender::Upstream));
         let client = Leg::new(client.stream, client.early, Side::Client, scanner(true), from_client, now);
@@ -142,8 +127,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Session {
             client,
             upstream,
-            heartbeat: rules.heartbeat.map(jitter),
-            rules,
+            interval: jitter(rules),
+            account,
             entry,
             waker: Waker::noop().clone(),
             nonce: rand::random(),
@@ -184,6 +169,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if self.entry.has_to_make_room() {
             self.make_room(now);
+        }
+        if self.entry.has_to_renew() {
+            self.renew(now);
         }
         scratch::with(|scratch| {
             for _ in 0..ROUNDS {
@@ -244,12 +232,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Flow { from_client: self.client.traffic(), from_upstream: self.upstream.traffic() }
     }
 
+    fn rules(&self) -> &RelayRules {
+        self.account.rules()
+    }
+
+    /// Takes what the route holds its sessions to from now on, and lets the timer look at once whether something is due.
+    fn renew(&mut self, now: Instant) {
+        let Some(change) = self.account.renew(self.client.toll.throttle()) else { return };
+        let throttle = match change {
+            Change::Rules => None,
+            Change::Rates(throttle) => Some(throttle),
+        };
+        let rules = self.account.rules();
+        self.interval = jitter(rules);
+        for leg in [&mut self.client, &mut self.upstream] {
+            let Rules { masked, deflate, .. } = *leg.scanner.rules();
+            leg.scanner.renew(scan_rules(rules, masked, deflate));
+            leg.renew(rules.on_excess, throttle.clone(), now);
+        }
+        self.rearm(now);
+    }
+
     fn pass(&self, now: Instant) -> Pass {
-        let fresh = self.heartbeat.map_or(FRESH, |heartbeat| heartbeat.interval);
+        let fresh = self.interval.unwrap_or(FRESH);
         Pass {
             now,
-            forward_pings: self.rules.ping == PingMode::Forward,
-            control: self.rules.control_per_session,
+            forward_pings: self.rules().ping == PingMode::Forward,
+            control: self.rules().control_per_session,
             nonce: self.nonce,
             // The silence of a side that we do not read is our doing.
             client_fresh: self.client.toll.until().is_some() || self.client.watch.fresh(now, fresh),
@@ -304,7 +313,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn lost_patience(&self, since: Instant) -> Option<Instant> {
-        self.rules.slow_timeout.map(|timeout| since + timeout)
+        self.rules().slow_timeout.map(|timeout| since + timeout)
     }
 
     /// The timer fires at `at`, or earlier.
@@ -390,8 +399,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         let guilty = side == Side::Client && matches!(detail, Detail::Violation(_));
         let verdict = self.client.close_due.take_if(|_| guilty);
-        let wait = if verdict.is_some() { VERDICT_WAIT } else { self.rules.close_timeout };
-        let deadline = now + wait.min(self.rules.close_timeout);
+        let wait = if verdict.is_some() { VERDICT_WAIT } else { self.rules().close_timeout };
+        let deadline = now + wait.min(self.rules().close_timeout);
         self.ending = Some(Ending { cause, side, detail, phase: Phase::Closing, deadline, verdict });
         self.rearm(deadline);
     }
@@ -403,7 +412,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let answered = !told || silent(upstream) || upstream.deaf;
         let Some(ending) = self.ending.as_mut().filter(|_| answered || late) else { return false };
         let Some(verdict) = ending.verdict.take() else { return false };
-        let deadline = now + self.rules.close_timeout;
+        let deadline = now + self.account.rules().close_timeout;
         ending.deadline = deadline;
         self.rearm(deadline);
         if !self.client.deaf {
@@ -444,7 +453,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if client && upstream && ending.phase == Phase::Closing {
             ending.phase = Phase::Lingering;
-            let deadline = now + LINGER.min(self.rules.close_timeout);
+            let deadline = now + LINGER.min(self.account.rules().close_timeout);
             ending.deadline = deadline;
             self.rearm(deadline);
             return true;
@@ -458,7 +467,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             None => self.live(now),
             Some(_) => now,
         };
-        let linger = now + LINGER.min(self.rules.close_timeout);
+        let linger = now + LINGER.min(self.rules().close_timeout);
         if self.ending.as_ref().is_some_and(|ending| now >= ending.deadline) {
             self.pronounce(now, true);
         }
@@ -474,7 +483,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// The checks of a session that goes on. Returns when they are due again.
     fn live(&mut self, now: Instant) -> Instant {
-        let mut next = now + self.rules.frame_timeout;
+        let RelayRules { max_age, idle_timeout, frame_timeout, heartbeat, .. } = *self.rules();
+        let heartbeat = heartbeat.zip(self.interval).map(|(heartbeat, interval)| Heartbeat { interval, ..heartbeat });
+        let mut next = now + frame_timeout;
         if self.client.toll.until().or(self.upstream.toll.until()).is_some() {
             // What waits for its turn is not idle.
             self.last_data = now;
@@ -488,10 +499,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             next = next.min(due);
         }
-        for (limit, since, cause) in [
-            (self.rules.max_age, self.entry.living().opened, Cause::MaxAge),
-            (self.rules.idle_timeout, self.last_data, Cause::Idle),
-        ] {
+        let opened = self.entry.living().opened;
+        for (limit, since, cause) in [(max_age, opened, Cause::MaxAge), (idle_timeout, self.last_data, Cause::Idle)] {
             let Some(due) = limit.map(|limit| since + limit) else { continue };
             if now >= due {
                 self.end(cause, Side::Gateway, Detail::None, now);
@@ -500,7 +509,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             next = next.min(due);
         }
         for side in [Side::Client, Side::Upstream] {
-            let (heartbeat, frame_timeout) = (self.heartbeat, self.rules.frame_timeout);
             let (leg, other) = self.from(side);
             let facts = leg.facts(other.refuses() || leg.toll.until().is_some());
             let (verdict, due) = match leg.deaf {
@@ -748,9 +756,20 @@ fn answer(received: Code) -> Control {
     }
 }
 
-/// Up to a tenth earlier, so that sessions that began together do not ping together.
-fn jitter(heartbeat: Heartbeat) -> Heartbeat {
-    Heartbeat { interval: heartbeat.interval.mul_f64(rand::random_range(0.9..=1.0)), ..heartbeat }
+/// The interval of the heartbeat, up to a tenth shorter, so that sessions that began together do not ping together.
+fn jitter(rules: &RelayRules) -> Option<Duration> {
+    rules.heartbeat.map(|heartbeat| heartbeat.interval.mul_f64(rand::random_range(0.9..=1.0)))
+}
+
+fn scan_rules(rules: &RelayRules, masked: bool, deflate: bool) -> Rules {
+    Rules {
+        masked,
+        deflate,
+        frame_bytes_max: rules.frame_bytes_max,
+        message_bytes_max: rules.message_bytes_max,
+        fragments_max: rules.fragments_max,
+        strict: rules.strict,
+    }
 }
 
 /// What goes out of one read: mostly one run of it, written as it lies. Frames of ours lie between two runs; all three

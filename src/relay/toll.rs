@@ -52,6 +52,22 @@ impl Toll {
         toll
     }
 
+    /// Other terms hold from `now` on. Who waited for what has another rate now need not wait any more: that one begins with
+    /// full purses.
+    pub fn renew(&mut self, on_excess: OnExcess, throttle: Option<Option<Arc<Throttle>>>, now: Instant) {
+        self.on_excess = on_excess;
+        let Some(throttle) = throttle else { return };
+        self.throttle = throttle;
+        if let Some(wait) = &mut self.wait {
+            wait.until = now;
+        }
+    }
+
+    /// What is paid from.
+    pub fn throttle(&self) -> Option<&Arc<Throttle>> {
+        self.throttle.as_ref()
+    }
+
     /// Whether each message is to be paid for.
     pub fn counts_messages(&self) -> bool {
         self.throttle.as_ref().is_some_and(|throttle| throttle.counts_messages())

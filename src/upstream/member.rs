@@ -4,6 +4,7 @@
 //! they count.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -35,7 +36,13 @@ pub(super) struct Vitals {
     /// Of plain HTTP, until the end of the answer.
     pub requests: Arc<Gauge>,
     health: Mutex<Health>,
+    /// The pool in service does not have it any more.
+    pub gone: AtomicBool,
+    /// Unique in this process, from 1 on.
+    id: u64,
 }
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// What somebody wants of a server, by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,7 +119,13 @@ impl Vitals {
     pub fn new(upstream: &Upstream, joins: bool) -> Arc<Vitals> {
         let up = upstream.active.as_ref().is_none_or(|active| active.initially_up);
         let health = Mutex::new(Health::new(up, joins, Instant::now()));
-        Arc::new(Vitals { sessions: Gauge::new(None), requests: Gauge::new(None), health })
+        Arc::new(Vitals {
+            sessions: Gauge::new(None),
+            requests: Gauge::new(None),
+            health,
+            gone: AtomicBool::new(false),
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+        })
     }
 
     pub fn gauge(&self, what: For) -> &Arc<Gauge> {
@@ -136,6 +149,11 @@ impl Member {
     pub(super) fn new(server: &Server, address: Option<SocketAddr>, kept: Arc<Kept>, vitals: Arc<Vitals>) -> Self {
         let name = hash(server.text.as_bytes()) ^ address.map_or(0, |address| hash(address.to_string().as_bytes()));
         Member { server: server.clone(), address, name, kept, vitals }
+    }
+
+    /// What its sessions know it by.
+    pub fn id(&self) -> u64 {
+        self.vitals.id
     }
 
     /// Whether this is that server, be it of another configuration.

@@ -20,14 +20,15 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::model::{Balance, ClientBy, Passive, Server, Upstream};
+use crate::config::model::{self, Balance, ClientBy, Fate, Passive, Server, Upstream};
 use crate::drain::Drain;
 use crate::limits::Permit;
 use crate::policy::client::{self, Client, ClientKey};
 use crate::proto::refusal::Refusal;
+use crate::relay::Cause;
 use balance::{Candidate, Rule, choose, hash};
 use health::Hindrance;
-use health::watch::watch;
+use health::watch::{Ends, watch};
 use kept::Kept;
 use member::{Member, ServerStatus, State, Vitals};
 use tries::Budget;
@@ -82,6 +83,7 @@ impl Set {
         let old = std::mem::replace(&mut self.members, members);
         self.credit = credit;
         self.leaving.extend(old);
+        self.members.iter().for_each(|member| member.vitals.gone.store(false, Ordering::SeqCst));
         self.leaving.retain(|old| !self.members.iter().any(|member| member.is(old)));
         self.forget();
     }
@@ -167,16 +169,18 @@ impl Pool {
 
     /// Begins to check the servers, until the gateway stops; the checks of the pool that this one renews end. To be called
     /// once, when the pool is in service.
-    pub fn start(self: &Arc<Self>, drain: &Drain) {
+    pub fn start(self: &Arc<Self>, drain: &Drain, rules: &model::Drain) {
         if let Some(before) = &self.checks_before {
             before.cancel();
         }
-        let (pool, checks, drain) = (Arc::downgrade(self), self.checks.clone(), drain.clone());
+        let (checks, drain) = (self.checks.clone(), drain.clone());
+        let ends = Ends { drain: drain.clone(), rules: rules.clone() };
+        let watching = watch(Arc::downgrade(self), ends);
         tokio::spawn(async move {
             tokio::select! {
                 () = drain.begun() => {}
                 () = checks.cancelled() => {}
-                () = watch(pool, drain.clone()) => {}
+                () = watching => {}
             }
         });
     }
@@ -209,6 +213,22 @@ impl Pool {
         self.size.store(members.len(), Ordering::Relaxed);
         set.replace(members);
         self.changed.notify_one();
+    }
+
+    /// For what a session ends at once that has just begun with `member`: its server went, or its checks failed, meanwhile.
+    pub fn ends(&self, member: &Member) -> Option<Cause> {
+        let upstream = &self.upstream;
+        if upstream.on_removed != Fate::Keep && member.vitals.gone.load(Ordering::SeqCst) {
+            return Some(Cause::Drain);
+        }
+        if upstream.on_unhealthy != Fate::Keep && !member.vitals.health().is_well() {
+            return Some(cause(upstream.on_unhealthy));
+        }
+        None
+    }
+
+    fn leaving(&self) -> Vec<Arc<Member>> {
+        self.set().leaving.clone()
     }
 
     fn members(&self) -> Vec<Arc<Member>> {
@@ -342,6 +362,14 @@ impl Pool {
 
     fn set(&self) -> MutexGuard<'_, Set> {
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the sessions of an unhealthy server hear.
+fn cause(fate: Fate) -> Cause {
+    match fate {
+        Fate::Close => Cause::UpstreamLost,
+        Fate::Keep | Fate::Drain => Cause::Drain,
     }
 }
 

@@ -5,6 +5,8 @@ use std::thread;
 use super::member::Condition;
 use super::*;
 use crate::config;
+use crate::relay::registry::About;
+use crate::relay::registry::tests::about;
 
 const THREADS: usize = 8;
 
@@ -227,6 +229,10 @@ fn an_unhealthy_server_gets_nothing_even_if_it_is_alone() {
     assert_eq!(turns(&pool, 1), "a");
 }
 
+fn drain_rules() -> model::Drain {
+    model::Drain { grace: Duration::ZERO }
+}
+
 /// Whether somebody connects from now on, within several intervals of a check.
 async fn is_checked(listener: &tokio::net::TcpListener) -> bool {
     let accepted = async |millis| tokio::time::timeout(Duration::from_millis(millis), listener.accept()).await.is_ok();
@@ -246,31 +252,76 @@ async fn checks_begin_and_end_with_the_pool() {
     let active = "health = { active = { interval = \"20ms\" } }";
     let drain = Drain::new(0);
     let pool = Arc::new(Pool::new(upstream(&server(&one), active), None));
-    pool.start(&drain);
+    pool.start(&drain, &drain_rules());
     assert!(is_checked(&one).await);
 
     let new = Arc::new(pool.renew(upstream(&format!("{}, {}", server(&one), server(&two)), active), None));
-    new.start(&drain);
+    new.start(&drain, &drain_rules());
     assert!(is_checked(&one).await && is_checked(&two).await);
     let new = {
         let last = Arc::new(new.renew(upstream(&server(&two), active), None));
-        last.start(&drain);
+        last.start(&drain, &drain_rules());
         last
     };
     assert!(is_checked(&two).await && !is_checked(&one).await, "nobody asks for who is gone");
 
     let off = Arc::new(new.renew(upstream(&server(&two), ""), None));
-    off.start(&drain);
+    off.start(&drain, &drain_rules());
     assert!(!is_checked(&two).await, "though the old pool is there");
     let again = Arc::new(off.renew(upstream(&server(&two), active), None));
-    again.start(&drain);
+    again.start(&drain, &drain_rules());
     assert!(is_checked(&two).await);
     let stopped = Arc::new(Pool::new(upstream(&server(&one), active), None));
     let stop = Drain::new(0);
-    stopped.start(&stop);
+    stopped.start(&stop, &drain_rules());
     assert!(is_checked(&one).await);
     stop.drain(Duration::ZERO).await;
     assert!(!is_checked(&one).await, "the gateway stops");
     drop(again);
     assert!(!is_checked(&two).await, "the pool is gone");
+}
+
+#[tokio::test]
+async fn sessions_of_servers_that_go_end_by_rule() {
+    let at = |n: u8| SocketAddr::from(([10, 0, 0, n], 80));
+    for (fate, ends) in [("keep", None), ("drain", Some(Cause::Drain)), ("close", Some(Cause::Drain))] {
+        let more = format!("on_removed = \"{fate}\"");
+        let drain = Drain::new(usize::MAX);
+        let pool = Arc::new(pool(&more));
+        pool.start(&drain, &drain_rules());
+        pool.set_addresses("ws://b", &[at(1), at(2)]);
+        let chosen: Vec<_> = (0..4).map(|_| next(&pool)).collect();
+        let sessions = drain.sessions();
+        let enter = |chosen: &Chosen| {
+            let way = sessions.way("listener", "route", "app", &chosen.member.server.text);
+            let about = About { way, member: chosen.member.id(), ..about(sessions) };
+            let entry = sessions.enter(about);
+            if let Some(cause) = pool.ends(&chosen.member) {
+                entry.living().end(cause);
+            }
+            entry
+        };
+        let entries: Vec<_> = chosen.iter().map(enter).collect();
+        let ordered = |at: usize| entries[at].ordered().map(|order| order.cause);
+        assert_eq!(chosen.iter().map(name).collect::<Vec<_>>(), ["a", "b 10.0.0.1:80", "b 10.0.0.2:80", "c"]);
+
+        pool.set_addresses("ws://b", &[at(2), at(3)]);
+        while !chosen[1].member.vitals.gone.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!([0, 1, 2, 3].map(ordered), [None, ends, None, None], "{fate}");
+        assert_eq!(enter(&chosen[1]).ordered().map(|order| order.cause), ends, "one whose handshake was under way");
+
+        let new = Arc::new(pool.renew(upstream("\"ws://a\", \"ws://b\"", &more), None));
+        assert_eq!(ordered(3), None, "the new configuration is not in service");
+        new.start(&drain, &drain_rules());
+        while !chosen[3].member.vitals.gone.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!([0, 1, 2, 3].map(ordered), [None, ends, None, ends], "{fate}");
+        pool.set_addresses("ws://b", &[at(1)]);
+        assert_eq!(enter(&chosen[1]).ordered(), None, "who comes back is as welcome as before");
+    }
 }

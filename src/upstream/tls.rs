@@ -5,44 +5,77 @@
 
 use std::sync::Arc;
 
-use rustls::client::{Resumption, WantsClientCert};
-use rustls::pki_types::ServerName;
+use rustls::client::Resumption;
+use rustls::pki_types::{ServerName, TrustAnchor};
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
+use rustls::{ClientConfig, RootCertStore};
 use time::OffsetDateTime;
 
-use crate::config::model::{CertificateFiles, Position, UpstreamTls};
+use crate::config::model::{Position, UpstreamTls};
 use crate::pem;
-use crate::pem::identity::{self, TlsProblem};
+use crate::pem::identity::{self, Identity, TlsProblem};
 
 pub use crate::pem::identity::TlsError;
 
 /// Sessions kept for resumption: an upstream has few servers.
 const SESSIONS_KEPT: usize = 64;
 
-/// Builds what the handshakes with an upstream's servers run on: TLS 1.3 and 1.2, ALPN `http/1.1`, resumption.
-///
-/// Call it for upstreams with a `wss://` server only: others do not need the system's authorities, which may be
-/// missing.
-///
-/// # Errors
-///
-/// No authorities, or a file that is missing, unreadable, of the wrong kind, expired, or whose key is not the
-/// certificate's.
+/// What the handshakes with an upstream's servers run on.
+#[derive(Debug)]
+pub struct Trusted {
+    pub config: Arc<ClientConfig>,
+    roots: Vec<TrustAnchor<'static>>,
+    /// Our own certificate, where there is one.
+    pub identity: Option<Identity>,
+}
+
+/// Builds what the handshakes with an upstream's servers run on: see [`Trusted::load`].
 pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = match &tls.ca {
-        Some((path, at)) => pem::roots(path).map_err(|error| TlsError::pem(*at, error))?,
-        None => gather(rustls_native_certs::load_native_certs())?,
-    };
-    let builder = ClientConfig::builder_with_provider(identity::provider())
-        .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(|error| TlsError::new(Position::default(), None, TlsProblem::Rustls(error)))?
-        .with_root_certificates(roots);
-    let mut config = with_client(builder, tls.client.as_ref())?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.resumption = Resumption::in_memory_sessions(SESSIONS_KEPT);
-    Ok(Arc::new(config))
+    Trusted::load(tls, None).map(|trusted| trusted.config.clone())
+}
+
+impl Trusted {
+    /// TLS 1.3 and 1.2, ALPN `http/1.1`, resumption. Where nothing has changed since `before` it is the same, with the
+    /// sessions that it can resume.
+    ///
+    /// Call it for upstreams with a `wss://` server only: others do not need the system's authorities, which may be
+    /// missing.
+    ///
+    /// # Errors
+    ///
+    /// No authorities, or a file that is missing, unreadable, of the wrong kind, expired, or whose key is not the
+    /// certificate's.
+    pub fn load(tls: &UpstreamTls, before: Option<&Arc<Trusted>>) -> Result<Arc<Trusted>, TlsError> {
+        let roots = match &tls.ca {
+            Some((path, at)) => pem::roots(path).map_err(|error| TlsError::pem(*at, error))?,
+            None => gather(rustls_native_certs::load_native_certs())?,
+        };
+        let now = OffsetDateTime::now_utc();
+        let identity = tls.client.as_ref().map(|files| identity::read(files, now)).transpose()?;
+        if let Some(before) = before.filter(|before| before.is(&roots, identity.as_ref())) {
+            return Ok(before.clone());
+        }
+        let kept = roots.roots.clone();
+        let builder = ClientConfig::builder_with_provider(identity::provider())
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|error| TlsError::new(Position::default(), None, TlsProblem::Rustls(error)))?
+            .with_root_certificates(roots);
+        let mut config = match &identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified.clone())))
+            }
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = Resumption::in_memory_sessions(SESSIONS_KEPT);
+        Ok(Arc::new(Trusted { config: Arc::new(config), roots: kept, identity }))
+    }
+
+    fn is(&self, roots: &RootCertStore, identity: Option<&Identity>) -> bool {
+        let chain = |identity: &Identity| identity.certified.cert.clone();
+        self.roots == roots.roots && self.identity.as_ref().map(chain) == identity.map(chain)
+    }
 }
 
 /// The name to send as SNI and to verify: the configured one, or else the server's host (a name or an IP address).
@@ -58,17 +91,6 @@ pub fn server_name(tls: &UpstreamTls, host: &str) -> Result<ServerName<'static>,
         let name = name.to_owned();
         TlsError::new(Position::default(), None, TlsProblem::ServerName { name })
     })
-}
-
-fn with_client(
-    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
-    client: Option<&CertificateFiles>,
-) -> Result<ClientConfig, TlsError> {
-    let Some(files) = client else {
-        return Ok(builder.with_no_client_auth());
-    };
-    let identity = identity::read(files, OffsetDateTime::now_utc())?;
-    Ok(builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified))))
 }
 
 /// A system's store may hold a certificate that webpki refuses; the others serve.

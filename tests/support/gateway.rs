@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -40,13 +41,23 @@ impl Gateway {
 
     /// The same in a folder of the caller's, which goes with the gateway, through a line of shell.
     pub fn start_in(directory: PathBuf, config: &str, shell: &str) -> Gateway {
+        Gateway::start_from(directory, config, shell, Stdio::null())
+    }
+
+    /// The same with a listening socket that it finds as systemd would hand it over; `more` are assignments of variables.
+    pub fn start_handed(config: &str, socket: impl Into<OwnedFd>, more: &str) -> Gateway {
+        let shell = format!("exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ {more} exec \"$0\" \"$@\"");
+        Gateway::start_from(folder(), config, &shell, socket.into().into())
+    }
+
+    fn start_from(directory: PathBuf, config: &str, shell: &str, stdin: Stdio) -> Gateway {
         std::fs::write(directory.join("config.toml"), config).expect("config.toml is written");
         let listeners = config.matches("[[listener]]").count();
         let mut child = Command::new("sh")
             .args(["-c", shell, env!("CARGO_BIN_EXE_tidegate"), "run"])
             .arg("--config")
             .arg(directory.join("config.toml"))
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -76,6 +87,13 @@ impl Gateway {
 
     pub fn address(&self) -> SocketAddr {
         self.addresses()[0]
+    }
+
+    /// Where the admin interface listens.
+    pub fn admin(&self) -> SocketAddr {
+        let output = self.output();
+        let line = output.lines().find_map(|line| line.strip_prefix("admin at ")).expect("[admin] on TCP");
+        line.split("://").nth(1).expect("an address").parse().expect("an address")
     }
 
     /// Everything that it has printed so far, standard output and log.

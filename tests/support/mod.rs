@@ -4,7 +4,9 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod admin;
 pub mod client;
+pub mod exposition;
 pub mod gateway;
 pub mod http;
 pub mod servers;
@@ -38,6 +40,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn about(registry: &Registry) -> About {
     About {
         way: registry.way("listener", "route", "upstream", "server"),
+        member: 1,
         client: Address::Local,
         secure: false,
         key: None,

@@ -92,7 +92,7 @@ pub(super) fn route(
             request_headers: request_headers.clone()?,
             response_headers: response_headers.clone()?,
             host_header: if host_header_written { Some(host_header?) } else { None },
-            relay: relay?.into(),
+            relay: relay?,
             refuse: refuse?,
             client: client.clone()?.0,
             access: access?,

@@ -120,7 +120,10 @@ fn active(mut table: Reader<'_, '_>) -> Option<Active> {
     let kind = table.value("kind", one_of(KINDS));
     let path = table.value("path", string(value::check_path));
     let host = table.value("host", string(value::host_header));
-    let headers = table.pairs("headers", field);
+    let headers = table.pairs("headers", |entry| match entry.key.eq_ignore_ascii_case("host") {
+        true => Err(Wrong::new("Host is what `host` is for").help("write `host = …` beside `headers`")),
+        false => field(entry),
+    });
     let subprotocol = table.value("subprotocol", string(value::subprotocol));
     let statuses = table.list("status", value::statuses);
     let interval = table.value("interval", string(value::duration));

@@ -47,7 +47,7 @@ fn route(text: &str) -> Arc<Route> {
         request_headers: FieldEdits::default(),
         response_headers: FieldEdits::default(),
         host_header: None,
-        relay: Arc::new(RelayRules {
+        relay: RelayRules {
             heartbeat: None,
             idle_timeout: None,
             max_age: None,
@@ -62,7 +62,7 @@ fn route(text: &str) -> Arc<Route> {
             strict: false,
             control_per_session: None,
             on_excess: OnExcess::Delay,
-        }),
+        },
         refuse: Refuse::Http,
         client: ClientBy::Address,
         access: Access::default(),

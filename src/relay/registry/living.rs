@@ -36,6 +36,8 @@ pub struct Way {
 #[derive(Debug)]
 pub struct About {
     pub way: Arc<Way>,
+    /// Which of the servers that the configuration names so: each address of a name is one. Unique in this process.
+    pub member: u64,
     pub client: Address,
     /// It came over TLS.
     pub secure: bool,
@@ -58,6 +60,8 @@ pub struct Living {
     pub(super) waker: AtomicWaker,
     /// It has held bytes for longest, and is to give them up.
     pub(super) make_room: AtomicBool,
+    /// Its route may hold it to other terms now.
+    pub(super) renew: AtomicBool,
     /// What it holds.
     pub(super) held: AtomicUsize,
     /// Since when it has held some, in milliseconds from the beginning of the registry.
@@ -115,6 +119,7 @@ impl Living {
             order: AtomicU32::new(0),
             waker: AtomicWaker::new(),
             make_room: AtomicBool::new(false),
+            renew: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             since: AtomicU64::new(0),
             from_client: Counter::default(),

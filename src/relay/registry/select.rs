@@ -22,6 +22,8 @@ pub struct Selector {
     pub upstream: Option<String>,
     /// Its server, as the configuration names it.
     pub server: Option<String>,
+    /// Its [`About::member`].
+    pub member: Option<u64>,
     /// Its listener, as the configuration names it.
     pub listener: Option<String>,
     pub client: Option<Clients>,
@@ -95,6 +97,7 @@ impl Selector {
             && named(&self.route, &way.route)
             && named(&self.upstream, &way.upstream)
             && named(&self.server, &way.server)
+            && self.member.is_none_or(|member| member == seen.about.member)
             && named(&self.listener, &way.listener)
             && self.client.is_none_or(|clients| clients.contain(seen.about.client))
             && self.key.as_ref().is_none_or(|key| seen.about.key.as_ref().is_some_and(|own| *own.name == **key))

@@ -9,11 +9,11 @@ use crate::policy::keys::Key;
 use crate::proto::trace::Trace;
 use crate::relay::end::{Cause, Traffic};
 
-fn about(registry: &Registry) -> About {
+pub(crate) fn about(registry: &Registry) -> About {
     let way = registry.way("127.0.0.1:8080", "chat", "chat", "ws://a");
     let trace = Trace::of(&http::HeaderMap::new(), false, None, [1; 32]);
     let leaves = Leaves::of(&Log::default(), 0);
-    About { way, client: Address::Local, secure: false, key: None, trace, leaves }
+    About { way, member: 1, client: Address::Local, secure: false, key: None, trace, leaves }
 }
 
 fn enter(registry: &Arc<Registry>) -> Entry {
@@ -109,7 +109,7 @@ fn what_a_selector_selects() {
     let key = Some(Key { name: "partner".into(), grant: Arc::default() });
     let plain = About { client: Address::Ip([10, 0, 0, 7].into()), ..about(&registry) };
     let way = registry.way("127.0.0.1:8443", "feed", "feeds", "ws://b");
-    let other = About { way, secure: true, key, ..about(&registry) };
+    let other = About { way, member: 2, secure: true, key, ..about(&registry) };
     let text = |text: &str| Some(text.to_owned());
     let all = Selector::default;
     let seconds = |seconds| Some(Duration::from_secs(seconds));
@@ -121,6 +121,7 @@ fn what_a_selector_selects() {
         ("a route whose name begins alike", Selector { route: text("fee"), ..all() }, [false, false]),
         ("its upstream", Selector { upstream: text("chat"), ..all() }, [true, false]),
         ("its server", Selector { server: text("ws://b"), ..all() }, [false, true]),
+        ("its member", Selector { member: Some(2), ..all() }, [false, true]),
         ("its listener", Selector { listener: text("127.0.0.1:8080"), ..all() }, [true, false]),
         ("its address", Selector { client: clients("10.0.0.7"), ..all() }, [true, false]),
         ("its address, as IPv6 writes it", Selector { client: clients("::ffff:10.0.0.7"), ..all() }, [true, false]),

@@ -73,6 +73,11 @@ impl Health {
         FIRST + (f64::from(WHOLE - FIRST) * part.min(1.0)) as u32
     }
 
+    /// Whether its checks are good, or there are none.
+    pub fn is_well(&self) -> bool {
+        self.active.is_up()
+    }
+
     pub fn by_hand(&self) -> State {
         self.by_hand
     }

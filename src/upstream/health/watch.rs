@@ -1,5 +1,6 @@
 //! The checks of a pool's servers: one task for each, for as long as the server and the pool are there.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -7,28 +8,60 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::probe::probe;
-use crate::config::model::Active;
+use crate::config::model::{self, Active, Fate};
 use crate::drain::Drain;
 use crate::observe::log;
-use crate::upstream::Pool;
+use crate::relay::Cause;
+use crate::relay::registry::{Order, Selector};
 use crate::upstream::member::{Member, State};
+use crate::upstream::{Pool, cause};
 
 /// The first check of a server comes within this time, or its interval when that is shorter: soon, and not all at once.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Has every server of a pool checked, those too that come later.
-pub async fn watch(pool: Weak<Pool>, drain: Drain) {
+/// How sessions end whose server is not to have any.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    pub drain: Drain,
+    pub rules: model::Drain,
+}
+
+impl Ends {
+    fn end(&self, member: &Member, fate: Fate, cause: Cause) {
+        let selector = Selector { member: Some(member.id()), ..Selector::default() };
+        match fate {
+            Fate::Keep => {}
+            Fate::Drain => {
+                let patience = self.rules.grace.as_secs().try_into().unwrap_or(u16::MAX);
+                self.drain.sessions().end_where(&selector, Order { patience, ..cause.into() });
+            }
+            Fate::Close => _ = self.drain.sessions().end_where(&selector, cause),
+        }
+    }
+}
+
+/// Has every server of a pool checked, those too that come later, and ends sessions of those that go.
+pub async fn watch(pool: Weak<Pool>, ends: Ends) {
     let mut checks: Vec<(Arc<Member>, AbortOnDropHandle<()>)> = Vec::new();
     loop {
         let changed = {
             let Some(pool) = pool.upgrade() else { return };
-            let Some(rules) = &pool.upstream.active else { return unchecked(&pool) };
+            for member in pool.leaving() {
+                if !member.vitals.gone.swap(true, Ordering::SeqCst) {
+                    ends.end(&member, pool.upstream.on_removed, Cause::Drain);
+                }
+            }
             let members = pool.members();
             checks.retain(|(checked, _)| members.iter().any(|member| Arc::ptr_eq(member, checked)));
-            for member in members {
-                if !checks.iter().any(|(checked, _)| Arc::ptr_eq(&member, checked)) {
-                    let task = check(Arc::downgrade(&pool), member.clone(), rules.clone());
-                    checks.push((member, AbortOnDropHandle::new(tokio::spawn(task))));
+            match &pool.upstream.active {
+                None => unchecked(&members),
+                Some(rules) => {
+                    for member in members {
+                        if !checks.iter().any(|(checked, _)| Arc::ptr_eq(&member, checked)) {
+                            let task = check(Arc::downgrade(&pool), member.clone(), rules.clone(), ends.clone());
+                            checks.push((member, AbortOnDropHandle::new(tokio::spawn(task))));
+                        }
+                    }
                 }
             }
             pool.changed.clone()
@@ -37,28 +70,32 @@ pub async fn watch(pool: Weak<Pool>, drain: Drain) {
     }
 }
 
-/// What former checks told of the servers does not count any more.
-fn unchecked(pool: &Pool) {
+/// What former checks told of servers does not count any more.
+fn unchecked(members: &[Arc<Member>]) {
     let now = Instant::now();
-    pool.members().iter().for_each(|member| member.vitals.health().unchecked(now));
+    members.iter().for_each(|member| member.vitals.health().unchecked(now));
 }
 
 /// Checks a server again and again.
-async fn check(pool: Weak<Pool>, member: Arc<Member>, rules: Active) {
+async fn check(pool: Weak<Pool>, member: Arc<Member>, rules: Active, ends: Ends) {
     sleep(rules.interval.min(SOON).mul_f64(rand::random())).await;
     loop {
         let Some(pool) = pool.upgrade() else { return };
         // Whoever took it down works on it.
         if member.vitals.health().by_hand() != State::Down {
             let failure = probe(&pool, &member, &rules).await.err().map(|error| log::chain(&error));
-            checked(&member, &rules, failure);
+            if checked(&member, &rules, failure) == Some(false) {
+                let fate = pool.upstream.on_unhealthy;
+                ends.end(&member, fate, cause(fate));
+            }
         }
         drop(pool);
         sleep(jittered(rules.interval, rules.jitter)).await;
     }
 }
 
-fn checked(member: &Member, rules: &Active, failure: Option<String>) {
+/// Notes and tells what a check has shown. Returns what the server is from now on, when that has changed: well or not.
+fn checked(member: &Member, rules: &Active, failure: Option<String>) -> Option<bool> {
     let change = member.vitals.health().checked(failure.clone(), rules, Instant::now());
     let (upstream, address) = (&member.server.text, member.shown());
     match (change, failure) {
@@ -67,6 +104,7 @@ fn checked(member: &Member, rules: &Active, failure: Option<String>) {
         (None, Some(why)) => tracing::debug!(upstream, address, detail = why, "a check failed"),
         (None, None) => {}
     }
+    change
 }
 
 fn jittered(interval: Duration, percent: u32) -> Duration {
