@@ -128,7 +128,7 @@ impl Siege {
             (attack(self), began.elapsed())
         });
         let grown = peak.into_inner().saturating_sub(self.resident);
-        eprintln!("siege: {}: {:.1} s, {:.1} MiB", self.name, took.as_secs_f64(), grown as f64 / MIB as f64);
+        eprintln!("\nsiege: {}: {:.1} s, {:.1} MiB", self.name, took.as_secs_f64(), grown as f64 / MIB as f64);
         assert!(grown <= bounds.memory, "{}: {grown} bytes more than at rest, {} allowed", self.name, bounds.memory);
         assert!(took <= bounds.time, "{}: took {took:?}", self.name);
         held

@@ -55,7 +55,7 @@ fn flooding(offered: u64, sent: &Count) -> Gateway {
         }
     });
     // They stand still for the whole case, and are noticed soon after it.
-    Gateway::start(&config(upstream, "heartbeat = \"off\"\nslow_timeout = \"10s\"", NO_LIMITS))
+    Gateway::start(&config(upstream, "heartbeat = \"off\"\nslow_timeout = \"4s\"", NO_LIMITS))
 }
 
 /// Until a figure that only grows has stopped to.

@@ -13,6 +13,7 @@ mod descriptors;
 mod frames;
 mod handshakes;
 mod integrity;
+mod partition;
 mod storms;
 mod tls;
 mod upstreams;

@@ -102,11 +102,11 @@ fn servers_that_break_off() {
         }
     });
     Siege::around("servers that break off within a frame", || beside(server)).attack(&bounds, |siege| {
-        for n in 0..count {
-            let mut peer = Peer::open(siege.address(), "/victim");
+        let mut peers: Vec<Peer> = (0..count).map(|_| Peer::open(siege.address(), "/victim")).collect();
+        for (n, peer) in peers.iter_mut().enumerate() {
             peer.write(&masked(TEXT, [&b"reset"[..], b"close", b"half"][n % 3]));
-            // A frame that was begun cannot be ended, so no Close can follow it: the stream ends, and soon.
-            while peer.whole_frame().is_some() {}
         }
+        // A frame that was begun cannot be ended, so no Close can follow it: the stream ends, and soon.
+        peers.iter_mut().for_each(|peer| while peer.whole_frame().is_some() {});
     });
 }
