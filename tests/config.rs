@@ -338,7 +338,7 @@ fn mistakes_in_limits_and_the_small_tables() {
             ("[limits]\nsessions = \"9\"", "2:12 limits.sessions: \"9\" is a string"),
             ("[dns]\nservers = [\"ns.test\"]", "2:12 dns.servers[1]: \"ns.test\" is not the address of a name server"),
             ("[dns]\nservers = [\"0.0.0.0\"]", "2:12 dns.servers[1]: \"0.0.0.0\" is not the address of a name server"),
-            ("[dns]\nttl_min = \"0s\"", "2:11 dns.ttl_min: \"0s\" is not a duration"),
+            ("[dns]\nttl_min = \"0s\"", "2:11 dns.ttl_min: a duration of zero makes no sense here"),
             ("[dns]\nttl_min = \"2s\"\nttl_max = \"1s\"", "3:11 dns.ttl_max: less than `ttl_min`"),
             ("[limits]\nipv6_prefix = 16", "2:15 limits.ipv6_prefix: 16 is not allowed"),
             ("[limits]\nipv6_prefix = 129", "2:15 limits.ipv6_prefix: 129 is not allowed"),

@@ -135,6 +135,19 @@ impl Peer {
         }
     }
 
+    /// The next frame, or `None` when the stream ends, be it within a frame.
+    pub fn whole_frame(&mut self) -> Option<Frame> {
+        loop {
+            if let Some((frame, length)) = parse(&self.read) {
+                self.read.drain(..length);
+                return Some(frame);
+            }
+            if !self.more() {
+                return None;
+            }
+        }
+    }
+
     /// A chunk of a chunked body (RFC 9112 section 7.1); `None` for the last one, whose trailers are left to read.
     pub fn chunk(&mut self) -> Option<Vec<u8>> {
         let line = self.line();
