@@ -62,7 +62,7 @@ pub fn met<'a>(upstream: &'a Upstream, headers: &HeaderMap) -> Option<&'a Server
     upstream.servers.iter().find(|server| name_of(server, None) == name)
 }
 
-/// How an upstream keeps clients with their servers. Servers go by their names in [`Candidate`].
+/// How an upstream keeps clients with their servers. Servers go by their names in [`Candidate`](super::balance::Candidate).
 #[derive(Debug, Default)]
 pub struct Sticky {
     cookie: Option<(StickyCookie, Key)>,
