@@ -34,7 +34,7 @@ pub struct Standing {
 pub struct Account {
     standing: Arc<Standing>,
     terms: Arc<Terms>,
-    keys: Keys,
+    keys: Box<[ClientKey]>,
 }
 
 impl Terms {
@@ -127,7 +127,7 @@ impl Standing {
 impl Account {
     /// `keys` are those of the session's client. To be made once the session can be woken: what changes later wakes it.
     pub fn new(standing: Arc<Standing>, keys: Keys) -> Account {
-        Account { terms: standing.current(), standing, keys }
+        Account { terms: standing.current(), standing, keys: keys.as_slice().into() }
     }
 
     pub fn rules(&self) -> &RelayRules {
@@ -135,7 +135,7 @@ impl Account {
     }
 
     pub fn throttle(&self) -> Option<Arc<Throttle>> {
-        self.terms.throttle(self.keys.as_slice())
+        self.terms.throttle(&self.keys)
     }
 
     /// Takes the terms that hold now. `None`: they are those that it had.
@@ -150,7 +150,7 @@ impl Account {
         }
         let kept = of_session(&terms.rates) == of_session(&self.terms.rates);
         let own = before.and_then(|before| before.own()).filter(|_| kept).cloned().unwrap_or_default();
-        Some(Change::Rates(self.terms.throttle_with(own, self.keys.as_slice())))
+        Some(Change::Rates(self.terms.throttle_with(own, &self.keys)))
     }
 }
 

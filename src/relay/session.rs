@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
@@ -48,8 +49,8 @@ pub struct Session<S> {
     client: Leg<S>,
     upstream: Leg<S>,
     account: Account,
-    /// Of the heartbeat; see [`jitter`].
-    interval: Option<Duration>,
+    /// Of the heartbeat, in milliseconds; see [`jitter`].
+    interval: Option<NonZeroU32>,
     entry: Entry,
     /// This task's, as the timer and the registry know it.
     waker: Waker,
@@ -57,7 +58,8 @@ pub struct Session<S> {
     nonce: [u8; 8],
     last_data: Instant,
     leaving: Option<Box<Leaving>>,
-    ending: Option<Ending>,
+    /// Boxed: a session lives long without.
+    ending: Option<Box<Ending>>,
     /// The timer is to be set earlier than it stands.
     rearm: Option<Instant>,
     /// A side takes nothing any more; see [`Session::heed_deaf`].
@@ -275,8 +277,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.rearm(now);
     }
 
+    fn interval(&self) -> Option<Duration> {
+        self.interval.map(|millis| Duration::from_millis(millis.get().into()))
+    }
+
     fn pass(&self, now: Instant) -> Pass {
-        let fresh = self.interval.unwrap_or(FRESH);
+        let fresh = self.interval().unwrap_or(FRESH);
         Pass {
             now,
             forward_pings: self.rules().ping == PingMode::Forward,
@@ -494,7 +500,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let withheld = self.client.close_due.take_if(|_| guilty).map(|close| (Side::Client, close));
         let wait = if withheld.is_some() { VERDICT_WAIT } else { self.rules().close_timeout };
         let deadline = now + wait.min(self.rules().close_timeout);
-        self.ending = Some(Ending { cause, side, detail, phase: Phase::Closing, deadline, withheld });
+        let ending = Ending { cause, side, detail, phase: Phase::Closing, deadline, withheld };
+        self.ending = Some(Box::new(ending));
         self.rearm(deadline);
     }
 
@@ -585,7 +592,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// The checks of a session that goes on. Returns when they are due again.
     fn live(&mut self, now: Instant) -> Instant {
         let RelayRules { max_age, idle_timeout, frame_timeout, heartbeat, .. } = *self.rules();
-        let heartbeat = heartbeat.zip(self.interval).map(|(heartbeat, interval)| Heartbeat { interval, ..heartbeat });
+        let heartbeat = heartbeat.zip(self.interval()).map(|(heartbeat, interval)| Heartbeat { interval, ..heartbeat });
         let mut next = now + frame_timeout;
         if self.client.toll.until().or(self.upstream.toll.until()).is_some() {
             // What waits for its turn is not idle.
@@ -881,8 +888,9 @@ fn answer(received: Code) -> Control {
 }
 
 /// The interval of the heartbeat, up to a tenth shorter, so that sessions that began together do not ping together.
-fn jitter(rules: &RelayRules) -> Option<Duration> {
-    rules.heartbeat.map(|heartbeat| heartbeat.interval.mul_f64(rand::random_range(0.9..=1.0)))
+fn jitter(rules: &RelayRules) -> Option<NonZeroU32> {
+    let interval = rules.heartbeat?.interval.mul_f64(rand::random_range(0.9..=1.0));
+    Some(NonZeroU32::new(interval.as_millis().try_into().unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN))
 }
 
 fn scan_rules(rules: &RelayRules, masked: bool, deflate: bool) -> Rules {
