@@ -74,6 +74,11 @@ name = "page"
 path = "/page"
 page = "chat"
 
+[[route]]
+name = "files"
+path = "/files"
+files = {{ folder = "public" }}
+
 [upstream.app]
 servers = ["ws://{upstream}"]
 retries = 0
@@ -84,9 +89,11 @@ retries = 0
     )
 }
 
-/// A folder with the keys of the route `keyed`.
+/// A folder with the keys of the route `keyed`, and the files of the route `files`.
 fn home() -> std::path::PathBuf {
     let folder = folder();
+    fs::create_dir(folder.join("public")).expect("a folder");
+    fs::write(folder.join("public/hello.txt"), "hello").expect("written");
     fs::write(folder.join("keys.txt"), "somebody: a-key-that-no-test-sends-0123456789\n").expect("written");
     folder
 }
@@ -140,6 +147,7 @@ fn everything_that_is_answered_leaves_a_line_and_ids_join_them() {
         ("a fixed answer", "/fixed", 410, "fixed", 4),
         ("a built-in page", "/page", 200, "page", include_str!("../src/backend/chat.html").len()),
         ("a page that is not there", "/page/other", 404, "page", 23),
+        ("a file", "/files/hello.txt", 200, "files", 5),
     ];
     for (at, (name, path, status, route, bytes)) in rows.into_iter().enumerate() {
         let reply = ask(address, get(path, "").as_bytes());

@@ -167,7 +167,12 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
         Ok(Decision::File(route, folder, below)) => {
             arrival.has_agreed();
             match Box::pin(files::answer(folder, route, &below, &parts)).await {
-                Ok(response) => (response.map(|body| Either::Right(Either::Left(Either::Right(body)))), None),
+                Ok(mut response) => {
+                    if let Some(record) = marks.record(route, &client, &parts) {
+                        response.extensions_mut().insert(record);
+                    }
+                    (response.map(|body| Either::Right(Either::Left(Either::Right(body)))), None)
+                }
                 Err(refusing) => refuse(refusing, Some(route), None, &client, &seen, &marks, live),
             }
         }
