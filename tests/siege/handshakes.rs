@@ -63,7 +63,7 @@ fn header_bombs() {
 #[test]
 fn refusals_that_nobody_reads() {
     let count = scale(300, 4_000);
-    let bounds = Bounds { memory: 16 * MIB, time: Duration::from_secs(60) };
+    let bounds = Bounds { memory: count as u64 * 8 * 1024 + 8 * MIB, time: Duration::from_secs(60) };
     Siege::lay("refusals that nobody reads", "path = \"/\"\norigins = [\"none\"]", "").attack(&bounds, |siege| {
         let evil = request("/", "Origin: https://evil.example\r\n");
         let peers: Vec<Peer> = (0..count)

@@ -14,7 +14,7 @@ const THREADS: usize = 4;
 #[test]
 fn connect_and_reset() {
     let connects = scale(2_000, 50_000);
-    let bounds = Bounds { memory: 24 * MIB, time: Duration::from_secs(120) };
+    let bounds = Bounds { memory: 24 * MIB, time: Duration::from_secs(240) };
     Siege::lay("connect and reset", "", "").attack(&bounds, |siege| {
         let head = request("/", "");
         thread::scope(|scope| {
@@ -38,7 +38,7 @@ fn connect_and_reset() {
 #[test]
 fn floods_above_every_cap() {
     let flood = scale(600, 8_000);
-    let bounds = Bounds { memory: 16 * MIB, time: Duration::from_secs(60) };
+    let bounds = Bounds { memory: 16 * MIB, time: Duration::from_secs(120) };
     let rows = [
         ("a flood above limits.connections", "connections = 100", ""),
         ("a flood above limits.connections_pending", "connections_pending = 50", ""),
