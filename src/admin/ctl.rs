@@ -260,10 +260,11 @@ fn upstreams(answer: &Value) -> String {
                 show_age(server["since_seconds"].as_f64().unwrap_or(0.0)),
                 number(&server["sessions"]).to_string(),
                 number(&server["requests"]).to_string(),
+                server["failure"].as_str().unwrap_or_default().to_owned(),
             ]
         })
     });
-    show::table(&["UPSTREAM", "N", "SERVER", "ADDRESS", "STATE", "SINCE", "SESSIONS", "REQUESTS"], rows)
+    show::table(&["UPSTREAM", "N", "SERVER", "ADDRESS", "STATE", "SINCE", "SESSIONS", "REQUESTS", "WHY"], rows)
 }
 
 fn status(answer: &Value) -> String {

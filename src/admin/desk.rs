@@ -18,7 +18,7 @@ use super::table::Call;
 use crate::config::diff::describe;
 use crate::gateway::{Gateway, ReloadError};
 use crate::live::Live;
-use crate::observe::log::chain;
+use crate::observe::log::{self, chain};
 use crate::observe::metrics::{CertificateNow, Format, Now, OpenSessions, ServerNow, TrafficNow};
 use crate::observe::process::unix_seconds;
 use crate::relay::Cause;
@@ -241,6 +241,7 @@ impl View {
                     "backup": server.backup,
                     "condition": server.condition.label(),
                     "state": server.by_hand.label(),
+                    "failure": server.failure,
                     "since_seconds": now.duration_since(server.since).unwrap_or_default().as_secs_f64(),
                     "sessions": server.sessions,
                     "requests": server.requests,
@@ -308,6 +309,7 @@ impl View {
             config_loaded: unix_seconds(last.loaded),
             config_ok: last.error.is_none(),
             certificates: self.certificates(),
+            log_lines_lost: log::lost(),
         }
     }
 
