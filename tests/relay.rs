@@ -1413,7 +1413,8 @@ async fn played(
         let pongs: Vec<Vec<u8>> = ours.iter().map(|frame| frame.payload.clone()).collect();
         prop_assert!(ours.iter().all(|frame| frame.opcode == PONG && frame.masked == mask));
         prop_assert!(is_subsequence(&pongs, &asked), "{:?} of {:?}", pongs, asked);
-        prop_assert_eq!(pongs.last(), asked.last(), "the newest ping is answered");
+        // Held back for long enough, a ping of the upstream's finds a client that has to prove first that it is alive.
+        prop_assert!(pongs.last() == asked.last() || (limited && mask), "the newest ping is answered");
         let _ = wire;
     }
     if client_closes {

@@ -37,7 +37,7 @@ const runs = withoutGateway ? RUNS.slice(0, 2) : RUNS;
 
 const BOUND_MS = whole ? 3_000_000 : 280_000;
 const start = Date.now();
-/** By side and run; those that the others of a side are judged against. */
+/** By side and run; and, as promises, those without the gateway by side. */
 const results = Object.fromEntries(sides.map(({ name }) => [name, {}]));
 const baselines = {};
 
@@ -47,10 +47,12 @@ describe(`Autobahn by ${engine}`, { concurrency: 2 }, () => {
     for (const run of runs) {
       test(`${side.title}: ${run.name}`, async (t) => {
         const cases = whole ? ALL : (run.sample ?? SAMPLE[side.name]);
-        const own = side.run(t, run, cases, BOUND_MS);
-        if (!run.scheme) baselines[side.name] = own;
-        results[side.name][run.name] = await own;
-        await judge(t, { side, run, cases }, await baselines[side.name]);
+        const judged = { deflate: !run.lines, worse: expected.worse[`${side.name} ${run.name}`] };
+        const outcome = play(t, side, run, cases, judged);
+        if (!run.scheme) baselines[side.name] = outcome;
+        const { own, direct } = await outcome;
+        results[side.name][run.name] = own;
+        await judge(t, cases, direct, own, judged);
       });
     }
   }
@@ -61,16 +63,25 @@ test('the table of docs/conformance.md', { skip: !whole || withoutGateway }, () 
   writeTables(sides, names, results, Math.round((Date.now() - start) / 60_000));
 });
 
+/** Runs the cases, and those that are at fault once more: some give their peer no more than half a second. */
+async function play(t, side, run, cases, judged) {
+  const first = await side.run(t, run, cases, BOUND_MS);
+  const direct = run.scheme ? (await baselines[side.name]).own : first;
+  const again = faults(direct, first, judged).map(({ id }) => id);
+  if (!again.length) return { own: first, direct };
+  t.diagnostic(`run once more: ${again.join(', ')}`);
+  const second = await side.run(t, { ...run, name: `${run.name}, once more` }, again, BOUND_MS);
+  return { own: { ...first, ...second }, direct: run.scheme ? direct : { ...first, ...second } };
+}
+
 /** One test for each section of `cases`. */
-async function judge(t, { side, run, cases }, direct) {
-  const worse = expected.worse[`${side.name} ${run.name}`];
-  const all = Object.entries(results[side.name][run.name]);
+async function judge(t, cases, direct, results, judged) {
   for (const number of new Set(cases.map(section))) {
-    const own = Object.fromEntries(all.filter(([id]) => section(id) === number));
+    const own = Object.fromEntries(Object.entries(results).filter(([id]) => section(id) === number));
     const seconds = Object.values(own).reduce((sum, { duration }) => sum + duration / 1000, 0);
     await t.test(`section ${number}: ${tally(Object.values(own))}; ${seconds.toFixed(1)} s`, () => {
       assert.equal(Object.keys(own).length, countOf(cases, number));
-      assert.deepEqual(faults(direct, own, { deflate: !run.lines, worse }), []);
+      assert.deepEqual(faults(direct, own, judged).map(({ words }) => words), []);
     });
   }
 }

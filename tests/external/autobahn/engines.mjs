@@ -3,7 +3,7 @@
 // kosoku needs minutes for what takes the original hours, so it is the one for a whole run.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { freePort } from '../support/ports.mjs';
+import { freePort, listening } from '../support/ports.mjs';
 import { Process } from '../support/process.mjs';
 import { python } from '../support/python.mjs';
 import { within } from '../support/wait.mjs';
@@ -44,16 +44,17 @@ export async function runFuzzingClient(url, name, cases, ms) {
  */
 export async function startFuzzingServer(name, cases) {
   const outdir = freshDirectory(name);
-  const address = `127.0.0.1:${await freePort()}`;
+  const port = await freePort();
+  const address = `127.0.0.1:${port}`;
   const url = `ws://${address}`;
   const program = isOriginal
     ? original('fuzzingserver', { outdir, url, cases }, ['-w', '0'])
     : kosoku('fuzzingserver', outdir, [], cases, address);
   try {
-    await program.line(isOriginal ? /Ok, will run/ : /listening on/);
+    await listening(port);
   } catch (error) {
     await program.stop();
-    throw error;
+    throw new Error(`${error.message}\n${program.output}`);
   }
   return { url, results: () => report(program, outdir), stop: () => program.stop() };
 }

@@ -21,17 +21,19 @@ const rank = (word) => BEHAVIOR[word] ?? WORST;
 const words = ({ behavior, behaviorClose }) => `${behavior}, close ${behaviorClose}`;
 
 /**
- * What is wrong with the cases of a run; nothing when the gateway is as good as no gateway. `deflate` says whether the
+ * Which cases of a run are at fault, `{ id, words }`; none when the gateway is as good as no gateway. `deflate` says whether the
  * extension may be agreed on; `worse` are the verdicts that are expected, by case.
  */
 export function faults(direct, gateway, { deflate = true, worse = {} } = {}) {
   return Object.keys(gateway).flatMap((id) => {
     const [before, after] = [verdict(direct[id]), verdict(gateway[id])];
     const refused = !deflate && COMPRESSION.includes(section(id));
-    const told = `${id}: ${words(gateway[id])} (without the gateway: ${words(direct[id])})`;
-    if (refused) return after === 'UNIMPLEMENTED' ? [] : [`${told}: there is no permessage-deflate here`];
-    if (worse[id] && rank(after) <= rank(before)) return [`${told}: no longer worse, take it out of expected.json`];
+    const fault = (why = '') => {
+      return [{ id, words: `${id}: ${words(gateway[id])} (without the gateway: ${words(direct[id])})${why}` }];
+    };
+    if (refused) return after === 'UNIMPLEMENTED' ? [] : fault(': there is no permessage-deflate here');
+    if (worse[id] && rank(after) <= rank(before)) return fault(': no longer worse, take it out of expected.json');
     const allowed = worse[id]?.behavior ?? before;
-    return rank(after) === WORST || rank(after) > rank(allowed) ? [told] : [];
+    return rank(after) === WORST || rank(after) > rank(allowed) ? fault() : [];
   });
 }
