@@ -36,7 +36,6 @@ const RUNS = [
 const runs = withoutGateway ? RUNS.slice(0, 2) : RUNS;
 
 const BOUND_MS = whole ? 3_000_000 : 280_000;
-const start = Date.now();
 /** By side and run; and, as promises, those without the gateway by side. */
 const results = Object.fromEntries(sides.map(({ name }) => [name, {}]));
 const baselines = {};
@@ -59,8 +58,7 @@ describe(`Autobahn by ${engine}`, { concurrency: 2 }, () => {
 });
 
 test('the table of docs/conformance.md', { skip: !whole || withoutGateway }, () => {
-  const names = runs.map(({ name }) => name);
-  writeTables(sides, names, results, Math.round((Date.now() - start) / 60_000));
+  writeTables(sides, runs.map(({ name }) => name), results);
 });
 
 /** Runs the cases, and those that are at fault once more: some give their peer no more than half a second. */

@@ -25,19 +25,19 @@ const SECTIONS = {
 };
 
 /** `results` by the names of side and run; `runs` are the columns. */
-export function writeTables(sides, runs, results, minutes) {
+export function writeTables(sides, runs, results) {
   const text = readFileSync(page, 'utf8');
   const [head, rest] = text.split(BEGIN);
   const tail = rest?.split(END)[1];
   if (tail === undefined) throw new Error(`${page} lost the marks between which the tables stand`);
-  const body = [preface(minutes), ...sides.map(({ name, title }) => table(title, runs, results[name]))].join('\n');
+  const body = [preface(), ...sides.map(({ name, title }) => table(title, runs, results[name]))].join('\n');
   writeFileSync(page, `${head}${BEGIN}\n${body}\n${END}${tail}`);
 }
 
-function preface(minutes) {
+function preface() {
   const ws = JSON.parse(readFileSync(join(packages, 'ws/package.json'), 'utf8')).version;
   const date = new Date().toISOString().slice(0, 10);
-  return `Last run: ${date}, ${engineVersion()} and an echo on npm \`ws\` ${ws}, Node ${process.version.slice(1)}; ${minutes} minutes.\n`;
+  return `Last run: ${date}, ${engineVersion()} and an echo on npm \`ws\` ${ws}, Node ${process.version.slice(1)}.\n`;
 }
 
 function table(title, runs, results) {
