@@ -8,7 +8,10 @@ const COMPRESSION = ['12', '13'];
 
 export const section = (id) => id.split('.')[0];
 /** The verdict on a case in one word: that of its messages, and FAILED when it was not closed as it should be. */
-export const verdict = ({ behavior, behaviorClose }) => (CLOSE.includes(behaviorClose) ? behavior : 'FAILED');
+export function verdict(result) {
+  if (!result) return 'NOT RUN';
+  return CLOSE.includes(result.behaviorClose) ? result.behavior : 'FAILED';
+}
 
 /** How many results there are of each verdict, in words. */
 export function tally(results) {
