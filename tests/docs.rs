@@ -220,6 +220,29 @@ fn files_that_the_documents_name_are_there() {
 }
 
 /// SECURITY.md: what shows a promise is a test, and it is there.
+/// The figures are those of the last run; that it was a whole one can be seen.
+#[test]
+fn the_tables_of_conformance_are_whole() {
+    let text = fs::read_to_string(root().join("docs/conformance.md")).expect("docs/conformance.md");
+    let mark = |which| format!("<!-- written by `tests/run conformance`: {which} -->");
+    let written = text.split_once(&mark("begin")).and_then(|(_, rest)| rest.split_once(&mark("end")));
+    let (written, _) = written.expect("the marks between which the tables stand");
+    assert!(written.trim_start().starts_with("Last run: 20"), "the date of the run");
+    let sides: Vec<&str> = written.split("\n### ").skip(1).collect();
+    assert_eq!(sides.len(), 2, "the fuzzer in front of the gateway and behind it");
+    for side in sides {
+        let rows = table(side, "section");
+        assert_eq!(rows.len(), 12, "eleven sections, and all: {side}");
+        for row in rows {
+            assert_eq!(row.len(), 7, "{row:?}");
+            let cases: u16 = row[1].parse().expect("a number of cases");
+            for verdicts in &row[2..] {
+                assert_eq!(numbers(verdicts).iter().sum::<u16>(), cases, "{row:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_promise_is_shown_by_tests_that_there_are() {
     let tests = test_functions();

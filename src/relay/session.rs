@@ -37,7 +37,7 @@ const ROUNDS: usize = 16;
 const READS: usize = 4;
 /// How long a peer may take to end its stream after both Closes, before we drop it.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long what an upstream still sends may hold up the Close of a client that broke a rule.
+/// How long what the other side still sends may hold up the Close of one that broke a rule.
 const VERDICT_WAIT: Duration = Duration::from_secs(1);
 /// How long a side that can no longer be written to is still read.
 const DEAF_GRACE: Duration = Duration::from_millis(500);
@@ -89,7 +89,7 @@ struct Ending {
     deadline: Instant,
     /// The Close that waits for that of the other side, so that what it still sends passes.
     ///
-    /// To a client that broke a rule: what the upstream answered to the messages before the fault goes first, as it would
+    /// To one that broke a rule: what the other side answered to the messages before the fault goes first, as it would
     /// without us (Autobahn 3.2 to 3.4, 4.1.3, 5.15). To an upstream whose client was asked to leave: whatever the client
     /// sent before it knew goes first.
     withheld: Option<(Side, Box<Control>)>,
@@ -496,8 +496,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 leg.close_due = Some(Box::new(Control::close(code, reason)));
             }
         }
-        let guilty = side == Side::Client && matches!(detail, Detail::Violation(_));
-        let withheld = self.client.close_due.take_if(|_| guilty).map(|close| (Side::Client, close));
+        let guilty = matches!(detail, Detail::Violation(_));
+        let withheld = self.from(side).0.close_due.take_if(|_| guilty).map(|close| (side, close));
         let wait = if withheld.is_some() { VERDICT_WAIT } else { self.rules().close_timeout };
         let deadline = now + wait.min(self.rules().close_timeout);
         let ending = Ending { cause, side, detail, phase: Phase::Closing, deadline, withheld };

@@ -1,13 +1,12 @@
 // The example that is shipped: config.toml of the repository serves echo, clock, chat and the page over ws and wss.
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { connect } from '../support/client.mjs';
 import { binary, direct } from '../support/front.mjs';
+import { freePort } from '../support/ports.mjs';
 import { Process } from '../support/process.mjs';
 import { within } from '../support/wait.mjs';
 
@@ -19,15 +18,6 @@ async function onFreePorts(text) {
   for (const [, port] of text.matchAll(/^address = "127\.0\.0\.1:(\d+)"/gm)) ports.set(port, 0);
   for (const [, port] of text.matchAll(/^listen = "127\.0\.0\.1:(\d+)"/gm)) ports.set(port, await freePort());
   return text.replace(/127\.0\.0\.1:(\d+)"/g, (_, port) => `127.0.0.1:${ports.get(port)}"`);
-}
-
-async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 describe('the shipped config.toml', direct ? { skip: 'needs the gateway' } : {}, () => {

@@ -3,13 +3,13 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import mqtt from 'mqtt';
 import { WebSocket } from 'ws';
 import { startRecipe } from '../support/front.mjs';
+import { freePort } from '../support/ports.mjs';
 import { Process } from '../support/process.mjs';
 import { within } from '../support/wait.mjs';
 
@@ -17,16 +17,6 @@ let directory;
 let ports;
 let broker;
 let front;
-
-/** Mosquitto takes no port 0. */
-async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
-}
 
 async function startBroker() {
   const file = join(directory, 'mosquitto.conf');

@@ -2,11 +2,10 @@
 // its client keeps cookies or not. Without stickiness they do not: so this proves something.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { io } from 'socket.io-client';
 import { direct, startRecipe } from '../support/front.mjs';
-import { Process } from '../support/process.mjs';
+import { startSocketIo } from '../support/socketio.mjs';
 import { until, within } from '../support/wait.mjs';
 
 const SERVERS = 3;
@@ -25,12 +24,6 @@ const KEPT = {
 
 let servers;
 const fronts = {};
-
-async function startServer(port = 0) {
-  const process = new Process('node', [join(import.meta.dirname, 'socketio.mjs'), String(port)]);
-  const [, url] = await process.line(/listening on (\S+)/);
-  return { url, pid: process.child.pid, stop: (signal) => process.stop(signal) };
-}
 
 /** The recipe for several servers, with this stickiness; `balance` shows at once who is not led anywhere. */
 function startSticky(sticky) {
@@ -58,7 +51,7 @@ const echo = (socket, value) => socket.timeout(20_000).emitWithAck('echo', value
 
 describe('three servers', { skip: direct && 'a blind pipe has one server' }, () => {
   before(async () => {
-    servers = await Promise.all(Array.from({ length: SERVERS }, () => startServer()));
+    servers = await Promise.all(Array.from({ length: SERVERS }, () => startSocketIo()));
     for (const { sticky } of Object.values(KEPT)) fronts[sticky] = await startSticky(sticky);
     fronts.none = await startSticky('{}');
     fronts.recipe = await startRecipe('socket.io', servers.map(({ url }) => url), { index: 1 });
@@ -135,7 +128,7 @@ describe('three servers', { skip: direct && 'a blind pipe has one server' }, () 
         const [second] = await again;
         assert.notEqual(second.server, first.server);
         for (let turn = 0; turn < 10; turn++) assert.equal(await echo(socket, turn), turn);
-        servers[at] = await startServer(new URL(servers[at].url).port);
+        servers[at] = await startSocketIo(new URL(servers[at].url).port);
       });
     }
   }

@@ -2,11 +2,10 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { io } from 'socket.io-client';
 import { startRecipe } from '../support/front.mjs';
-import { Process } from '../support/process.mjs';
+import { startSocketIo } from '../support/socketio.mjs';
 import { until, within } from '../support/wait.mjs';
 
 const SERVERS = 1;
@@ -19,14 +18,8 @@ const TRANSPORTS = {
 let servers;
 let front;
 
-async function startServer(port = 0) {
-  const process = new Process('node', [join(import.meta.dirname, 'socketio.mjs'), String(port)]);
-  const [, url] = await process.line(/listening on (\S+)/);
-  return { url, pid: process.child.pid, stop: (signal) => process.stop(signal) };
-}
-
 before(async () => {
-  servers = await Promise.all(Array.from({ length: SERVERS }, () => startServer()));
+  servers = await Promise.all(Array.from({ length: SERVERS }, () => startSocketIo()));
   front = await startRecipe('socket.io', servers.map(({ url }) => url));
 });
 
@@ -112,7 +105,7 @@ for (const scheme of ['ws', 'wss']) {
         await servers[at].stop('SIGKILL');
         await lost;
         const welcome = next(socket, 'welcome');
-        servers[at] = await startServer(new URL(servers[at].url).port);
+        servers[at] = await startSocketIo(new URL(servers[at].url).port);
         assert.equal((await welcome)[0].server, servers[at].pid);
         assert.equal(await ask(socket, 'echo', 'back'), 'back');
       });

@@ -3,21 +3,22 @@
 //
 // TIDEGATE_FRONT=direct puts a blind pipe in the gateway's place: it proves that clients and servers agree with each
 // other, so that whatever fails with the gateway is the gateway's. TIDEGATE_BIN names the gateway's binary.
-import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import tls from 'node:tls';
 import { once } from 'node:events';
+import { makeCertificate } from './certificate.mjs';
 import { Process } from './process.mjs';
 
 export const direct = process.env.TIDEGATE_FRONT === 'direct';
 export const binary = resolve(process.env.TIDEGATE_BIN ?? join(import.meta.dirname, '../../../target/debug/tidegate'));
 
 /**
- * Starts a front for `routes`: `{ path, server, lines }`, where `server` is a `ws://` URL and `lines` are further lines
- * of the route's table. `url(path, scheme)` is where a client connects; `ca` is what it trusts.
+ * Starts a front for `routes`: `{ path, server, lines, ca }`, where `server` is a `ws://` URL (or `wss://`, with the file
+ * `ca` to trust) and `lines` are further lines of the route's table.
+ * `url(path, scheme)` is where a client connects; `ca` of what comes back is what it trusts.
  */
 export function startFront(routes, more = '') {
   return start(routes, () => configuration(routes, more));
@@ -79,6 +80,8 @@ async function startGateway(directory, configuration) {
 
 function configuration(routes, more) {
   const names = [...new Set(routes.filter((route) => route.server).map((route) => route.server))];
+  const trust = (name) =>
+    routes.filter(({ server, ca }) => server === name && ca).map(({ ca }) => `tls = { ca = ${JSON.stringify(ca)} }`);
   return [
     '[limits]',
     'sessions = 10000',
@@ -90,7 +93,7 @@ function configuration(routes, more) {
     'address = "127.0.0.1:0"',
     'tls = { certificate = "cert.pem", key = "key.pem", development = true }',
     more,
-    ...names.flatMap((server, i) => [`[upstream.server${i}]`, `servers = [${JSON.stringify(server)}]`]),
+    ...names.flatMap((server, i) => [`[upstream.server${i}]`, `servers = [${JSON.stringify(server)}]`, ...trust(server)]),
     ...routes.flatMap((route, i) => [
       '[[route]]',
       `name = "route${i}"`,
@@ -103,15 +106,9 @@ function configuration(routes, more) {
   ].join('\n');
 }
 
-/** A blind pipe for each route and scheme, with a certificate that openssl makes. */
+/** A blind pipe for each route and scheme, with a certificate of its own. */
 async function startPipes(directory, routes) {
-  const key = join(directory, 'key.pem');
-  const caFile = join(directory, 'cert.pem');
-  const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'];
-  execFileSync('openssl', ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', key, '-out', caFile, ...subject], {
-    stdio: 'ignore',
-  });
-  const credentials = { key: readFileSync(key), cert: readFileSync(caFile) };
+  const credentials = makeCertificate(directory);
   const listeners = [];
   const ports = new Map();
   for (const { path, server } of routes) {
@@ -140,7 +137,7 @@ async function startPipes(directory, routes) {
   return {
     url: (path, scheme = 'ws') => `${scheme}://127.0.0.1:${portOf(path || '/', scheme)}${path}`,
     ca: credentials.cert,
-    caFile,
+    caFile: credentials.file,
     log: () => '',
     stop: () => listeners.forEach((listener) => listener.close()),
   };
