@@ -1,6 +1,6 @@
 //! What every case shares: a gateway, what it takes at rest, honest clients, and what is asserted of all of it.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -33,6 +33,12 @@ pub fn scale<T>(short: T, full: T) -> T {
         Ok(form) if form == "full" => full,
         _ => short,
     }
+}
+
+/// For sessions whose other side vanishes. Two thousand clients, each a thread, may need seconds to answer a ping.
+pub fn heartbeat() -> String {
+    let seconds = scale(1, 4);
+    format!("heartbeat = {{ interval = \"{seconds}s\", timeout = \"{seconds}s\" }}")
 }
 
 /// One case: they run one after the other, or each would measure the others.
@@ -261,6 +267,42 @@ impl Honest {
             say(&mut peer, b"hello");
             self.waits.openings.push(began.elapsed());
             leave(peer);
+        }
+    }
+}
+
+/// So many clients, each in a thread: once all of them are served, `trouble` begins, and each does what `then` says until it
+/// returns. They come one after the other, for a rush is another case, and those that are there answer pings meanwhile.
+pub fn crowd(count: usize, open: impl Fn() -> Peer + Sync, then: impl Fn(&mut Peer) + Sync, trouble: impl FnOnce()) {
+    let there: Mutex<Vec<TcpStream>> = Mutex::default();
+    thread::scope(|scope| {
+        // When something is wrong they wait for nothing any more.
+        let _hang_up = HangUp(&there);
+        let client = || {
+            let mut there = there.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut peer = open();
+            say(&mut peer, b"alive");
+            there.push(peer.stream().try_clone().expect("a descriptor"));
+            drop(there);
+            then(&mut peer);
+        };
+        let clients: Vec<_> = (0..count).map(|_| scope.spawn(client)).collect();
+        let began = Instant::now();
+        while there.lock().unwrap_or_else(PoisonError::into_inner).len() < count {
+            assert!(began.elapsed() < Duration::from_secs(60) && !clients.iter().any(|c| c.is_finished()), "all stay");
+            thread::sleep(Duration::from_millis(5));
+        }
+        trouble();
+        clients.into_iter().for_each(|client| client.join().expect("as it should be"));
+    });
+}
+
+struct HangUp<'a>(&'a Mutex<Vec<TcpStream>>);
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        for stream in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
