@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use support::PATIENCE;
 use support::client::{BINARY, CLOSE, PING, PONG, Peer, TEXT, close_payload, header, masked, request, unmasked};
 use support::gateway::{Gateway, config};
 use support::servers::{self, Process};
 use support::upstream::{scripted, switching};
-use support::PATIENCE;
 use tidegate::config::model::Drain as Rules;
 use tidegate::drain::Drain;
 use tidegate::relay::Cause;

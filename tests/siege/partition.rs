@@ -14,7 +14,8 @@ use crate::upstreams::{beside, victims};
 /// The part of the loopback network that is cut off; all else goes on.
 const ISLAND: [u8; 4] = [127, 9, 0, 1];
 /// Local addresses are looked up before any rule, unless that is moved.
-const PREPARE: &str = "ip link set lo up && ip rule add pref 100 lookup local && ip rule del pref 0 && exec \"$0\" \"$@\"";
+const PREPARE: &str =
+    "ip link set lo up && ip rule add pref 100 lookup local && ip rule del pref 0 && exec \"$0\" \"$@\"";
 
 /// What the island sends vanishes (`add`), acknowledgements too, or passes again (`del`). What is sent to it has to find its
 /// way: a rule against that would tell the sender at once.
