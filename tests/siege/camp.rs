@@ -21,9 +21,8 @@ const FACTOR: u32 = 20;
 const FLOOR: Duration = Duration::from_millis(20);
 /// Nobody waits for longer: the median alone would not see a gateway that stands still, for then there is one wait only.
 const SLOWEST: Duration = Duration::from_secs(5);
-/// Processor time that a gateway at rest may use in [`REST`]: one per cent of a processor.
-const RESTING: Duration = Duration::from_millis(5);
-const REST: Duration = Duration::from_millis(500);
+/// Share of a processor that a gateway at rest may use.
+const RESTING: f64 = 0.01;
 /// How long it may take until all is as before.
 const RECOVERY: Duration = Duration::from_secs(30);
 
@@ -91,7 +90,8 @@ impl Siege {
         // The first sessions pay for what is kept: buffers of the workers, tables, the allocator's own.
         let warm: Vec<_> = (0..64).map(|_| Peer::open(gateway.address(), "/")).collect();
         drop(warm);
-        let quiet = Honest::open(gateway.address(), true).serve(|began| began.elapsed() > Duration::from_millis(400));
+        let quiet = Honest::open(gateway.address(), true)
+            .serve(|began| began.elapsed() > scale(Duration::from_millis(200), Duration::from_millis(400)));
         let descriptors = at_rest(&gateway, usize::MAX).descriptors;
         let resident = gateway.resident();
         Siege { name, gateway, resident, descriptors, quiet, newcomers: true, _alone: alone }
@@ -203,16 +203,17 @@ struct Rest {
 
 /// Waits until the gateway does nothing with at most so many descriptors.
 fn at_rest(gateway: &Gateway, most: usize) -> Rest {
-    let began = Instant::now();
+    let (began, rest) = (Instant::now(), scale(Duration::from_millis(250), Duration::from_millis(500)));
     loop {
         let (before, used) = (open_descriptors(gateway), gateway.processor_time());
-        thread::sleep(REST);
+        thread::sleep(rest);
         let (descriptors, used) = (open_descriptors(gateway), gateway.processor_time().saturating_sub(used));
-        if descriptors == before && descriptors <= most && used <= RESTING {
-            return Rest { descriptors, processor: used.as_secs_f64() / REST.as_secs_f64() };
+        let processor = used.as_secs_f64() / rest.as_secs_f64();
+        if descriptors == before && descriptors <= most && processor <= RESTING {
+            return Rest { descriptors, processor };
         }
         let waited = began.elapsed();
-        assert!(waited < RECOVERY, "never at rest: {descriptors} descriptors of {most}, {used:?} of {REST:?}");
+        assert!(waited < RECOVERY, "never at rest: {descriptors} descriptors of {most}, {processor:.3} of a processor");
     }
 }
 

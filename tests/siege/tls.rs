@@ -81,7 +81,7 @@ fn garbage_behind_a_tls_handshake() {
 fn keys_that_are_changed_without_end() {
     let authority = Authority::new("siege");
     let bounds = Bounds { memory: 8 * MIB, time: Duration::from_secs(60) };
-    let storms = scale(20, 500);
+    let storms = scale(5, 500);
     Siege::around("key updates without end", || start(&authority)).attack(&bounds, |siege| {
         for _ in 0..storms {
             let mut peer = open(siege, &authority);
@@ -91,7 +91,7 @@ fn keys_that_are_changed_without_end() {
             assert!(ended(stream), "only so many without a message between");
         }
     });
-    let updates = scale(5_000, 50_000);
+    let updates = scale(1_000, 50_000);
     Siege::around("a key update with each message", || start(&authority)).attack(&bounds, |siege| {
         let mut peer = open(siege, &authority);
         for _ in 0..updates {
@@ -152,7 +152,7 @@ impl Renegotiating {
 fn renegotiation_without_end() {
     let authority = Authority::new("siege");
     let bounds = Bounds { memory: 8 * MIB, time: Duration::from_secs(60) };
-    let storms = scale(40, 1_000);
+    let storms = scale(10, 1_000);
     Siege::around("renegotiation without end", || start(&authority)).attack(&bounds, |siege| {
         for _ in 0..storms {
             let mut client = Renegotiating::open(siege, &authority);
