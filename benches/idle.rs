@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::client::{BINARY, PONG, header, masked, request};
+use support::client::{BINARY, PONG, header, masked, session};
 use support::gateway::{Gateway, config};
 use support::{eventually, upstream};
 
@@ -103,16 +103,6 @@ fn churn(sessions: usize) -> f64 {
 }
 
 /// Opens a session with little state of our own.
-fn session(address: SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("the gateway listens");
-    stream.set_read_timeout(Some(support::PATIENCE)).expect("an option");
-    stream.write_all(request("/", "").as_bytes()).expect("it is written");
-    let mut head = [0; 512];
-    let n = stream.read(&mut head).expect("an answer");
-    assert!(head[..n].starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head[..n]));
-    stream
-}
-
 /// An upstream that accepts upgrades and keeps them, in one thread.
 struct Holder {
     address: SocketAddr,

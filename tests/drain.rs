@@ -7,16 +7,16 @@ mod support;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use support::PATIENCE;
 use support::client::{BINARY, CLOSE, PING, PONG, Peer, TEXT, close_payload, header, masked, request, unmasked};
 use support::gateway::{Gateway, config};
+use support::servers::{self, Process};
 use support::upstream::{scripted, switching};
-use support::{PATIENCE, eventually};
 use tidegate::config::model::Drain as Rules;
 use tidegate::drain::Drain;
 use tidegate::relay::Cause;
@@ -413,29 +413,10 @@ fn what_is_cut_is_counted_and_leaves_its_record() {
     assert_eq!(records(&gateway, "detail"), HashMap::from([("cut: `drain.grace` was over".to_owned(), 10)]));
 }
 
-/// A backend in a process of its own. Dropping it kills it.
-struct Backend(Child);
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        // SIGKILL.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upstreams_that_are_killed_meanwhile_do_not_hold_it_up() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
-    let backend = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-        .args(["backend", "echo", "--listen", &port.to_string()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map(Backend)
-        .expect("it starts");
-    eventually("the backend listens", || std::net::TcpStream::connect(port).is_ok());
-    let mut gateway = gateway(port, "", "window = \"3s\"");
+    let backend = Process::start(servers::any());
+    let mut gateway = gateway(backend.address, "", "window = \"3s\"");
     let mut clients = JoinSet::new();
     for _ in 0..100 {
         clients.spawn(Wire::open(gateway.address()).await.leaves(Duration::from_millis(300)));

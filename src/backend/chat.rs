@@ -95,7 +95,7 @@ async fn talk(socket: &mut Socket, seat: &mut Seat) -> End {
     let mut pinged = false;
     loop {
         let step = tokio::select! {
-            Some(text) = seat.messages.recv() => write(socket, text, seat).await,
+            Some(text) = seat.news() => write(socket, text, seat).await,
             _ = heartbeat.tick() => {
                 if pinged {
                     return End::Close(CloseCode::Policy, "pings were not answered");
@@ -127,7 +127,7 @@ async fn talk(socket: &mut Socket, seat: &mut Seat) -> End {
 /// Writes what waits as one.
 async fn write(socket: &mut Socket, first: Utf8Bytes, seat: &mut Seat) -> Result<(), Error> {
     socket.feed(Message::Text(first)).await?;
-    while let Ok(text) = seat.messages.try_recv() {
+    while let Some(text) = seat.more_news() {
         socket.feed(Message::Text(text)).await?;
     }
     socket.flush().await

@@ -5,6 +5,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
@@ -17,8 +18,10 @@ use super::clock::now;
 
 /// Members of one room: a newcomer's list of them stays below what a session may hold unsent.
 pub const MEMBERS_MAX: usize = 10_000;
-/// Messages that wait for one member. They are shared by all who wait for them.
-const INBOX_MESSAGES: usize = 256;
+/// Of the messages that wait for one member; they are shared by all who wait for them. Not a matter of their number: in a
+/// busy runtime a session that reads may be a thousand messages behind before it is its turn. A newcomer's list of a full
+/// room has a place in it.
+const INBOX_BYTES_MAX: usize = 4 << 20;
 /// Of the messages that a room keeps for newcomers, beside the number that is configured.
 const HISTORY_BYTES_MAX: usize = 256 << 10;
 
@@ -42,7 +45,9 @@ struct Member {
 /// Where the messages for one member wait until its session writes them.
 #[derive(Clone)]
 struct Inbox {
-    messages: mpsc::Sender<Utf8Bytes>,
+    messages: mpsc::UnboundedSender<Utf8Bytes>,
+    /// Of what waits.
+    bytes: Arc<AtomicUsize>,
     /// Cancelled when they were too many: the session ends.
     overrun: CancellationToken,
 }
@@ -53,8 +58,7 @@ pub struct Seat {
     path: String,
     id: String,
     inbox: Inbox,
-    /// What this member is to be told.
-    pub messages: mpsc::Receiver<Utf8Bytes>,
+    messages: mpsc::UnboundedReceiver<Utf8Bytes>,
 }
 
 impl Rooms {
@@ -65,8 +69,8 @@ impl Rooms {
     /// Takes a seat in the room of `path` under a name of our choice; `None` when the room is full.
     pub fn enter(self: &Arc<Self>, path: &str) -> Option<Seat> {
         let path = normal_form(path);
-        let (sender, messages) = mpsc::channel(INBOX_MESSAGES);
-        let inbox = Inbox { messages: sender, overrun: CancellationToken::new() };
+        let (sender, messages) = mpsc::unbounded_channel();
+        let inbox = Inbox { messages: sender, bytes: Arc::default(), overrun: CancellationToken::new() };
         let mut rooms = self.lock();
         let room = rooms.entry(path.clone()).or_default();
         if room.members.len() >= MEMBERS_MAX {
@@ -147,6 +151,20 @@ impl Seat {
         self.inbox.put(message);
     }
 
+    /// What this member is to be told next, once there is something.
+    pub async fn news(&mut self) -> Option<Utf8Bytes> {
+        let text = self.messages.recv().await?;
+        self.inbox.taken(&text);
+        Some(text)
+    }
+
+    /// The same where it is there already.
+    pub fn more_news(&mut self) -> Option<Utf8Bytes> {
+        let text = self.messages.try_recv().ok()?;
+        self.inbox.taken(&text);
+        Some(text)
+    }
+
     /// Cancelled when this member did not take its messages.
     pub fn overrun(&self) -> CancellationToken {
         self.inbox.overrun.clone()
@@ -176,15 +194,23 @@ impl Drop for Seat {
 }
 
 impl Inbox {
+    fn taken(&self, text: &Utf8Bytes) {
+        self.bytes.fetch_sub(text.len(), Ordering::Relaxed);
+    }
+
     fn put(&self, message: Value) {
         self.put_text(message.to_string().into());
     }
 
     /// A full inbox loses its member, not the message of others: the session sees the token and gives up its seat.
     fn put_text(&self, text: Utf8Bytes) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.messages.try_send(text) {
-            self.overrun.cancel();
+        let bytes = text.len();
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > INBOX_BYTES_MAX {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return self.overrun.cancel();
         }
+        // Nobody takes it any more when the session has just ended.
+        let _ = self.messages.send(text);
     }
 }
 
@@ -331,15 +357,32 @@ mod tests {
     #[test]
     fn a_member_that_takes_no_message_is_overrun_and_holds_no_more_than_its_inbox() {
         let rooms = Arc::new(Rooms::new(0));
-        let slow = rooms.enter("/a").unwrap();
+        let mut slow = rooms.enter("/a").unwrap();
         let mut quick = rooms.enter("/a").unwrap();
-        for _ in 0..2 * INBOX_MESSAGES {
-            quick.say("hello").unwrap();
-            while quick.messages.try_recv().is_ok() {}
+        let long = "x".repeat(1_000);
+        for _ in 0..INBOX_BYTES_MAX / long.len() {
+            quick.say(&long).unwrap();
+            while quick.more_news().is_some() {}
         }
         assert!(slow.overrun().is_cancelled());
-        assert_eq!(slow.messages.len(), INBOX_MESSAGES);
         assert!(!quick.overrun().is_cancelled());
+        let held: usize = std::iter::from_fn(|| slow.more_news()).map(|text| text.len()).sum();
+        assert!((INBOX_BYTES_MAX - 2 * long.len()..=INBOX_BYTES_MAX).contains(&held), "{held}");
+        assert_eq!(slow.inbox.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_member_that_waits_for_its_turn_is_not_taken_for_one_that_does_not_read() {
+        let rooms = Arc::new(Rooms::new(0));
+        let mut late = rooms.enter("/a").unwrap();
+        let mut others: Vec<_> = (0..200).map(|_| rooms.enter("/a").unwrap()).collect();
+        for number in 0..2_000 {
+            others[number % 200].say(&number.to_string()).unwrap();
+            others.iter_mut().for_each(|other| while other.more_news().is_some() {});
+        }
+        assert!(!late.overrun().is_cancelled());
+        let heard = std::iter::from_fn(|| late.more_news()).filter(|text| text.contains("chat-message")).count();
+        assert_eq!(heard, 2_000);
     }
 
     #[test]

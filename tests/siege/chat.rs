@@ -7,14 +7,14 @@ use std::time::Duration;
 use crate::camp::{self, Bounds, MIB, NO_LIMITS, Siege, scale};
 use crate::support::client::{PING, PONG, Peer, TEXT, masked};
 use crate::support::gateway::{Gateway, config};
+use crate::support::servers::{self, Process};
 
-/// A room of the embedded chat server, beside the echo of the honest.
-fn start() -> Gateway {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+/// A room of the chat server, beside the echo of the honest.
+fn start(chat: &Process) -> Gateway {
     let chat = format!(
         "[[route]]\nname = \"chat\"\npath = \"/chat\"\nupstream = \"chat\"\n\
-         [upstream.chat]\nservers = [\"ws://127.0.0.1:{port}\"]\n\
-         [[backend]]\nkind = \"chat\"\nlisten = \"127.0.0.1:{port}\"\n"
+         [upstream.chat]\nservers = [\"ws://{}\"]\n",
+        chat.address
     );
     Gateway::start(&config(camp::echo(), "", &format!("{chat}{NO_LIMITS}")))
 }
@@ -38,7 +38,8 @@ fn every_member_hears_everything_once_and_in_order() {
     // Every tenth leaves without a word when it has said half of what it had to.
     let leaves = |member: usize| member % 10 == 9;
     let bounds = Bounds { memory: 32 * MIB, time: Duration::from_secs(120) };
-    Siege::around("a chat", start).attack_alone(&bounds, |siege| {
+    let chat = Process::of("chat", servers::any());
+    Siege::around("a chat of many", || start(&chat)).attack(&bounds, |siege| {
         let address = siege.address();
         thread::scope(|scope| {
             for member in 0..members {
@@ -49,7 +50,7 @@ fn every_member_hears_everything_once_and_in_order() {
                     let expected: usize = (0..members).filter(|other| !leaves(*other)).map(|_| said as usize).sum();
                     let mut heard: HashMap<u64, u64> = HashMap::new();
                     let mut whole = 0;
-                    // Each says the next when it has heard its last: so nobody is further behind than the room is large.
+                    // Each says the next when it has heard its last.
                     let mut sent = 0;
                     while whole < expected {
                         if sent < said && heard.get(&(member as u64)).copied().unwrap_or(0) == sent {

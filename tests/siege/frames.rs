@@ -83,6 +83,14 @@ fn readers_that_stop_while_a_gibibyte_comes() {
     });
 }
 
+/// Sends until no more is taken, at most 24 MiB.
+fn fill(peer: &mut Peer, frame: &[u8]) {
+    let most = 24 * MIB as usize / PIECE;
+    peer.stream().set_write_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+    let taken = (0..most).take_while(|_| peer.try_write(frame).is_ok()).count();
+    assert!(taken < most, "held back, not buffered");
+}
+
 #[test]
 fn upstreams_that_stop_while_clients_send() {
     let count = scale(20, 200);
@@ -90,31 +98,31 @@ fn upstreams_that_stop_while_clients_send() {
     Siege::around("stopped upstreams", || flooding(0, &Count::default())).attack(&bounds, |siege| {
         let mut clients: Vec<Peer> = (0..count).map(|_| Peer::open(siege.address(), "/deaf")).collect();
         let frame = masked(BINARY, &vec![0x5a; PIECE]);
-        for peer in &mut clients {
-            peer.stream().set_write_timeout(Some(Duration::from_millis(50))).expect("a timeout");
-            // Until none is taken any more, at most 24 MiB.
-            let taken = (0..24 * MIB as usize / PIECE).take_while(|_| peer.try_write(&frame).is_ok()).count();
-            assert!(taken < 24 * MIB as usize / PIECE, "held back, not buffered");
-        }
+        thread::scope(|scope| {
+            for some in clients.chunks_mut(25) {
+                scope.spawn(|| some.iter_mut().for_each(|peer| fill(peer, &frame)));
+            }
+        });
         clients
     });
 }
 
 #[test]
 fn pings_that_are_never_read() {
-    let pings = scale(50_000, 200_000);
+    let pings = 200_000;
     let bounds = Bounds { memory: 4 * MIB, time: Duration::from_secs(60) };
-    for (name, route) in [
-        ("pings, as many as come", "limits = { control_per_session = \"off\" }"),
-        ("pings, at the rate that is allowed", ""),
+    for (name, route, unlimited) in [
+        ("pings that nobody reads, as many as come", "limits = { control_per_session = \"off\" }", true),
+        ("pings that nobody reads, at the rate that is allowed", "", false),
     ] {
         Siege::lay(name, route, "").attack(&bounds, |siege| {
             let mut peers: Vec<Peer> = (0..4).map(|_| Peer::open(siege.address(), "/")).collect();
             let flood = masked(PING, &[b'p'; 125]).repeat(100);
             for peer in &mut peers {
                 peer.stream().set_write_timeout(Some(Duration::from_millis(100))).expect("a timeout");
-                // Who is not read any more has to wait.
-                let _ = (0..pings / 100 / 4).take_while(|_| peer.try_write(&flood).is_ok()).count();
+                let all = pings / 100 / 4;
+                let taken = (0..all).take_while(|_| peer.try_write(&flood).is_ok()).count();
+                assert_eq!(taken == all, unlimited, "{taken} of {all} hundred: held back by the rate alone");
             }
             peers
         });

@@ -175,7 +175,7 @@ fn every_message_comes_back_as_it_was_sent() {
         Gateway::start_in(folder, &config(camp::echo(), route, &format!("{secure}{NO_LIMITS}")), "exec \"$0\" \"$@\"")
     };
     let bounds = Bounds { memory: clients * 96 * 1024 + 16 * MIB, time: Duration::from_secs(280) };
-    Siege::around("integrity", start).attack_alone(&bounds, |siege| {
+    Siege::around("integrity over ws and wss", start).attack(&bounds, |siege| {
         let [plain, secure]: [SocketAddr; 2] = siege.gateway.addresses().try_into().expect("two listeners");
         let messages: u64 = thread::scope(|scope| {
             let threads: Vec<_> = (0..clients)

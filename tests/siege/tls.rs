@@ -1,7 +1,11 @@
 //! On TLS: handshakes that never end, garbage behind one that did, keys that are changed without end.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use rustls::ConnectionTrafficSecrets;
 
 use crate::camp::{self, Bounds, MIB, NO_LIMITS, Siege, scale};
 use crate::support::client::{Peer, request};
@@ -10,7 +14,7 @@ use crate::support::http::status;
 use crate::support::tls::{self, Authority, Stream};
 
 /// A gateway that echoes on its first listener, and over TLS on its second.
-fn start(authority: &Authority) -> Gateway {
+pub fn start(authority: &Authority) -> Gateway {
     let folder = folder();
     let (certificate, key) = authority.issue(&["localhost"]).write(&folder, "server");
     let secure = format!(
@@ -67,30 +71,94 @@ fn garbage_behind_a_tls_handshake() {
             let mut socket = peer.stream();
             let _ = socket.write_all(garbage);
             let Stream::Client(stream) = peer.tls() else { unreachable!("a client") };
-            let mut scrap = Vec::new();
-            // An alert, a Close, or a reset: it ends.
-            let _ = std::io::Read::read_to_end(stream, &mut scrap);
-            assert!(scrap.len() < 200, "{name}: {} bytes", scrap.len());
+            assert!(ended(stream), "{name}");
         }
     });
 }
 
-/// The renegotiation of TLS 1.3: each update makes the other side compute new keys.
+/// Each update makes the other side compute new keys.
 #[test]
 fn keys_that_are_changed_without_end() {
     let authority = Authority::new("siege");
-    let updates = scale(5_000, 100_000);
     let bounds = Bounds { memory: 8 * MIB, time: Duration::from_secs(60) };
-    Siege::around("key updates", || start(&authority)).attack(&bounds, |siege| {
-        let mut peer = open(siege, &authority);
-        let Stream::Client(stream) = peer.tls() else { unreachable!("a client") };
-        for _ in 0..updates {
-            stream.conn.refresh_traffic_keys().expect("TLS 1.3");
-            if stream.flush().is_err() {
-                return;
-            }
+    let storms = scale(5, 500);
+    Siege::around("key updates without end", || start(&authority)).attack(&bounds, |siege| {
+        for _ in 0..storms {
+            let mut peer = open(siege, &authority);
+            let Stream::Client(stream) = peer.tls() else { unreachable!("a client") };
+            let more = |_: &usize| stream.conn.refresh_traffic_keys().is_ok() && stream.flush().is_ok();
+            (0..10_000).take_while(more).count();
+            assert!(ended(stream), "only so many without a message between");
         }
-        // It was borne, so it still works.
-        camp::say(&mut peer, b"under new keys");
+    });
+    let updates = scale(1_000, 50_000);
+    Siege::around("a key update with each message", || start(&authority)).attack(&bounds, |siege| {
+        let mut peer = open(siege, &authority);
+        for _ in 0..updates {
+            let Stream::Client(stream) = peer.tls() else { unreachable!("a client") };
+            stream.conn.refresh_traffic_keys().expect("TLS 1.3");
+            camp::say(&mut peer, b"under new keys");
+        }
+    });
+}
+
+/// What is left to read is an alert at most, and then the end, in whatever way.
+fn ended(stream: &mut impl Read) -> bool {
+    let mut rest = Vec::new();
+    let end = stream.read_to_end(&mut rest);
+    rest.len() < 200 && end.err().is_none_or(|error| error.kind() != ErrorKind::WouldBlock)
+}
+
+/// The client's side of TLS 1.2 behind its handshake, written by hand: rustls asks for no renegotiation.
+struct Renegotiating {
+    key: LessSafeKey,
+    salt: [u8; 4],
+    sequence: u64,
+    socket: TcpStream,
+}
+
+impl Renegotiating {
+    fn open(siege: &Siege, authority: &Authority) -> Renegotiating {
+        let mut config = authority.client_of(&[&rustls::version::TLS12]);
+        config.enable_secret_extraction = true;
+        let mut peer = tls::connect(siege.gateway.addresses()[1], "localhost", &config).expect("TLS 1.2");
+        peer.write(request("/", "").as_bytes());
+        assert_eq!(status(&peer.head()), 101);
+        let Stream::Client(stream) = peer.into_stream() else { unreachable!("a client") };
+        let (connection, socket) = stream.into_parts();
+        let (sequence, secrets) = connection.dangerous_extract_secrets().expect("it is allowed").tx;
+        let ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else { panic!("the first suite of rustls") };
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).expect("a key"));
+        let salt = iv.as_ref()[..4].try_into().expect("four bytes");
+        Renegotiating { key, salt, sequence, socket }
+    }
+
+    /// A ClientHello within the session: a record as RFC 5288 section 3 makes it.
+    fn ask(&mut self) -> std::io::Result<()> {
+        // No session, one suite, no compression, no extension.
+        let hello = [&[1, 0, 0, 41, 3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2c, 1, 0]].concat();
+        let explicit = self.sequence.to_be_bytes();
+        let nonce = Nonce::assume_unique_for_key([&self.salt[..], &explicit].concat().try_into().expect("12 bytes"));
+        let additional = [&explicit[..], &[22, 3, 3, 0, hello.len() as u8]].concat();
+        let mut sealed = hello;
+        self.key.seal_in_place_append_tag(nonce, Aad::from(additional), &mut sealed).expect("it seals");
+        self.sequence += 1;
+        let record = [&[22, 3, 3, 0, (8 + sealed.len()) as u8][..], &explicit, &sealed].concat();
+        self.socket.write_all(&record)
+    }
+}
+
+#[test]
+fn renegotiation_without_end() {
+    let authority = Authority::new("siege");
+    let bounds = Bounds { memory: 8 * MIB, time: Duration::from_secs(60) };
+    let storms = scale(10, 1_000);
+    Siege::around("renegotiation without end", || start(&authority)).attack(&bounds, |siege| {
+        for _ in 0..storms {
+            let mut client = Renegotiating::open(siege, &authority);
+            // The first is refused by a warning (RFC 5246 section 7.2.2), who goes on is cut.
+            (0..1_000).take_while(|_| client.ask().is_ok()).count();
+            assert!(ended(&mut client.socket));
+        }
     });
 }

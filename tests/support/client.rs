@@ -1,7 +1,7 @@
 //! A WebSocket client that writes and reads bytes as they are, so that it can break every rule.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use super::PATIENCE;
 use super::tls::Stream;
@@ -60,13 +60,26 @@ impl Peer {
         Peer::new(TcpStream::connect(address).expect("it listens"))
     }
 
+    /// The same from an address of this machine's: another client, as a gateway sees it.
+    pub fn connect_from(source: IpAddr, address: SocketAddr) -> Peer {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        socket.bind(&SocketAddr::new(source, 0).into()).expect("an address of this machine");
+        socket.connect(&address.into()).expect("it listens");
+        Peer::new(socket.into())
+    }
+
     /// Connects and completes the opening handshake for `path`.
     pub fn open(address: SocketAddr, path: &str) -> Peer {
-        let mut peer = Peer::connect(address);
-        peer.write(request(path, "").as_bytes());
-        let head = peer.head();
+        Peer::connect(address).opened(path)
+    }
+
+    /// Completes the opening handshake for `path`.
+    pub fn opened(mut self, path: &str) -> Peer {
+        self.write(request(path, "").as_bytes());
+        let head = self.head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        peer
+        self
     }
 
     pub fn write(&mut self, bytes: &[u8]) {
@@ -218,9 +231,24 @@ impl Peer {
         self.stream.socket()
     }
 
+    pub fn into_stream(self) -> Stream {
+        self.stream
+    }
+
     pub fn tls(&mut self) -> &mut Stream {
         &mut self.stream
     }
+}
+
+/// A session as a bare socket, for benches that hold thousands of them.
+pub fn session(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("the gateway listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+    stream.write_all(request("/", "").as_bytes()).expect("it is written");
+    let mut head = [0; 512];
+    let n = stream.read(&mut head).expect("an answer");
+    assert!(head[..n].starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head[..n]));
+    stream
 }
 
 /// A correct upgrade request; `more` are further header lines, each with its line end.

@@ -27,9 +27,15 @@ pub struct Process {
 }
 
 impl Process {
+    /// An echo.
     pub fn start(listen: SocketAddr) -> Process {
+        Process::of("echo", listen)
+    }
+
+    /// An embedded backend of this kind; on port 0 it finds one, which `address` has.
+    pub fn of(kind: &str, listen: SocketAddr) -> Process {
         let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .args(["backend", "echo", "--listen", &listen.to_string()])
+            .args(["backend", kind, "--listen", &listen.to_string()])
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::null())
@@ -60,10 +66,14 @@ impl Drop for Process {
     }
 }
 
+/// Any free port of this machine.
+pub fn any() -> SocketAddr {
+    ([127, 0, 0, 1], 0).into()
+}
+
 /// So many of them, and their list.
 pub fn processes(count: usize) -> (Vec<Process>, String) {
-    let any = "127.0.0.1:0".parse().expect("an address");
-    let processes: Vec<_> = (0..count).map(|_| Process::start(any)).collect();
+    let processes: Vec<_> = (0..count).map(|_| Process::start(any())).collect();
     let servers = list(&processes.iter().map(|process| process.address).collect::<Vec<_>>());
     (processes, servers)
 }

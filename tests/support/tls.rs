@@ -213,6 +213,15 @@ pub fn connect_over(mut socket: TcpStream, name: &str, config: &ClientConfig) ->
     Ok(Peer::over(Stream::Client(Box::new(StreamOwned::new(connection, socket)))))
 }
 
+/// The first bytes that a client sends.
+pub fn hello(name: &str, config: &ClientConfig) -> Vec<u8> {
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let mut connection = ClientConnection::new(Arc::new(config.clone()), name).expect("a connection");
+    let mut bytes = Vec::new();
+    connection.write_tls(&mut bytes).expect("into memory");
+    bytes
+}
+
 /// What a handshake came to, and the head of the answer to an upgrade request sent behind it.
 pub struct Met {
     pub head: String,
