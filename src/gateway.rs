@@ -304,11 +304,13 @@ fn serve_all(sockets: Vec<(Arc<Door>, Open)>, current: &Arc<Current>) {
     }
 }
 
-/// Lets the limits forget clients that are gone, for as long as the gateway lives.
+/// Lets limits and upstreams forget clients that are gone, for as long as the gateway lives.
 async fn sweep(gateway: Weak<Gateway>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         let Some(gateway) = gateway.upgrade() else { return };
-        gateway.current().limits.sweep();
+        let live = gateway.current();
+        live.limits.sweep();
+        live.pools().for_each(|pool| pool.sweep());
     }
 }

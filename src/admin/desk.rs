@@ -311,6 +311,11 @@ impl View {
             connections: taken.connections,
             connections_pending: taken.pending,
             held_bytes: self.live.drain.sessions().held_bytes(),
+            client_entries: [
+                ("sessions", taken.clients),
+                ("rates", self.live.limits.remembered()),
+                ("sticky", self.live.pools().map(|pool| pool.sticky_sessions()).sum()),
+            ],
             draining: !self.live.drain.ready(),
             servers: self.servers(),
             reloads: [reloads.good(), reloads.failed()],

@@ -304,6 +304,8 @@ pub struct Now {
     pub connections: usize,
     pub connections_pending: usize,
     pub held_bytes: usize,
+    /// Of each table that has entries of clients, how many.
+    pub client_entries: [(&'static str, usize); 3],
     pub draining: bool,
     pub servers: Vec<ServerNow>,
     /// That went well, and that failed.
@@ -369,6 +371,13 @@ impl Collector for Now {
             "tidegate_held_bytes",
             "Bytes that sessions hold: refused by a slow peer, or waiting for a rate",
             self.held_bytes,
+        )?;
+        let entries = self.client_entries.map(|(table, entries)| ([("table", table)], entries));
+        gauges(
+            &mut to,
+            "tidegate_client_entries",
+            "What is remembered of clients: those with sessions, rates that are not full again, sticky Socket.IO sessions",
+            entries,
         )?;
         gauge(&mut to, "tidegate_draining", "1 while the gateway stops", usize::from(self.draining))?;
         let servers = self.servers.iter().map(|now| {

@@ -28,8 +28,13 @@ pub struct Process {
 
 impl Process {
     pub fn start(listen: SocketAddr) -> Process {
+        Process::of("echo", listen)
+    }
+
+    /// Of this kind: `echo`, `clock`, `chat`.
+    pub fn of(kind: &str, listen: SocketAddr) -> Process {
         let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .args(["backend", "echo", "--listen", &listen.to_string()])
+            .args(["backend", kind, "--listen", &listen.to_string()])
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::null())
