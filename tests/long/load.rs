@@ -30,11 +30,12 @@ pub struct Counts {
     pub sessions: AtomicU64,
     pub requests: AtomicU64,
     pub events: AtomicU64,
-    /// Sessions that the gateway ended with 1012, and 1011, and that came back.
+    /// Sessions that a drain ended (1012), and those that lost their server (1011). All of them came back.
     pub moved: AtomicU64,
     pub bereft: AtomicU64,
-    /// Messages without an answer because their session ended so.
-    pub unanswered: AtomicU64,
+    /// Messages that were under way then.
+    pub crossed: AtomicU64,
+    pub lost: AtomicU64,
 }
 
 impl World {
@@ -155,6 +156,25 @@ impl<'a> Echo<'a> {
         Round::Whole
     }
 
+    /// The code with which the session was ended while nobody looked.
+    fn ended_meanwhile(&mut self) -> Option<u16> {
+        while self.peer.has_more() {
+            match self.peer.frame() {
+                frame if frame.opcode == PING => drop(self.peer.try_write(&masked(PONG, &frame.payload))),
+                frame if frame.opcode == CLOSE => return Some(self.answer(&frame)),
+                frame => panic!("nobody asked for {frame:?}"),
+            }
+        }
+        None
+    }
+
+    /// Answers a Close, behind which nothing comes.
+    fn answer(&mut self, close: &Frame) -> u16 {
+        let _ = self.peer.try_write(&masked(CLOSE, &close.payload));
+        assert!(self.peer.rest().is_empty(), "behind a Close");
+        close.close().0
+    }
+
     /// The next message, or the code with which the session was ended.
     fn receive(&mut self) -> Result<Vec<u8>, u16> {
         let mut message = Vec::new();
@@ -164,12 +184,7 @@ impl<'a> Echo<'a> {
             match frame.opcode {
                 PING => drop(self.peer.try_write(&masked(PONG, &frame.payload))),
                 PONG => self.pong(&frame),
-                CLOSE => {
-                    let (code, _) = frame.close();
-                    let _ = self.peer.try_write(&masked(CLOSE, &frame.payload));
-                    assert!(self.peer.rest().is_empty(), "behind a Close");
-                    return Err(code);
-                }
+                CLOSE => return Err(self.answer(&frame)),
                 _ => {
                     message.extend_from_slice(&frame.payload);
                     if frame.fin {
@@ -227,6 +242,9 @@ pub fn moving(world: &World, client: u32) {
         let peer = world.open(client % 2 == 1, "/pool", client);
         let mut echo = Echo::new(world, peer, 40 << dice.below(12));
         let ended = loop {
+            if let Some(code) = echo.ended_meanwhile() {
+                break Some((code, 0));
+            }
             match echo.round(3) {
                 Round::Ended(code, unanswered) => break Some((code, unanswered)),
                 Round::Whole if world.stopped() => break None,
@@ -236,13 +254,14 @@ pub fn moving(world: &World, client: u32) {
         match ended {
             None => echo.leave(),
             Some((code, unanswered)) => {
-                let count = match code {
-                    1012 => &world.counts.moved,
-                    1011 => &world.counts.bereft,
+                let counts = &world.counts;
+                let (sessions, messages) = match code {
+                    1012 => (&counts.moved, &counts.crossed),
+                    1011 => (&counts.bereft, &counts.lost),
                     _ => panic!("ended with {code}"),
                 };
-                add(count, 1);
-                add(&world.counts.unanswered, unanswered);
+                add(sessions, 1);
+                add(messages, unanswered);
             }
         }
     }
@@ -304,8 +323,8 @@ fn hear(event: &[u8], heard: &mut HashMap<u64, u64>) -> bool {
 }
 
 /// Short sessions of ever other clients, which leave in every way.
-pub fn churn(world: &World, number: u64) {
-    let mut dice = Dice(number << 40);
+pub fn churn(world: &World, number: u32) {
+    let mut dice = Dice(u64::from(number) << 40);
     while !world.stopped() {
         let client = 0x0200_0000 + dice.below(1 << 20) as u32;
         let peer = world.open(dice.below(4) == 0, "/pool", client);

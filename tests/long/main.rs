@@ -40,7 +40,8 @@ struct Form {
     pace: Pace,
     /// By how much more than its bound a series may grow: what fills needs more than half a minute.
     slack: f64,
-    quiet: u32,
+    /// How many times as many clients.
+    crowd: u32,
 }
 
 impl Form {
@@ -53,7 +54,7 @@ impl Form {
                 tick: seconds(1),
                 pace: Pace { reload: seconds(5), drain: seconds(20), kill: seconds(60), rotate: seconds(240) },
                 slack: 1.0,
-                quiet: 300,
+                crowd: 2,
             },
             Err(_) => Form {
                 minutes: None,
@@ -61,7 +62,7 @@ impl Form {
                 tick: Duration::from_millis(250),
                 pace: Pace { reload: seconds(1), drain: seconds(4), kill: seconds(7), rotate: seconds(5) },
                 slack: 10.0,
-                quiet: 60,
+                crowd: 1,
             },
         }
     }
@@ -115,20 +116,20 @@ fn memory_descriptors_and_entries_level_out() {
     let (mut loaded, mut left) = (0, Duration::ZERO);
     let failed = thread::scope(|scope| {
         let mut threads = Vec::new();
-        let world = &world;
+        let (world, crowd) = (&world, form.crowd);
         let mut run = |client: Box<dyn FnOnce() + Send>| {
             threads.push(scope.spawn(move || {
                 let _stop = StopWhenFailed(world);
                 client();
             }));
         };
-        (0..24).for_each(|client| run(Box::new(move || load::steady(world, client))));
-        (100..124).for_each(|client| run(Box::new(move || load::moving(world, client))));
-        (200..212).for_each(|client| run(Box::new(move || load::member(world, client))));
-        (0..3).for_each(|number| run(Box::new(move || load::churn(world, number))));
-        (0..4).for_each(|number| run(Box::new(move || load::pages(world, number))));
-        (0..6).for_each(|number| run(Box::new(move || load::events(world, number))));
-        run(Box::new(move || load::quiet(world, form.quiet)));
+        (0..24 * crowd).for_each(|client| run(Box::new(move || load::steady(world, client))));
+        (1000..1000 + 24 * crowd).for_each(|client| run(Box::new(move || load::moving(world, client))));
+        (2000..2000 + 12 * crowd).for_each(|client| run(Box::new(move || load::member(world, client))));
+        (0..3 * crowd).for_each(|number| run(Box::new(move || load::churn(world, number))));
+        (0..2 * crowd).for_each(|number| run(Box::new(move || load::pages(world, number))));
+        (0..6 * crowd).for_each(|number| run(Box::new(move || load::events(world, number))));
+        run(Box::new(move || load::quiet(world, 100 * crowd * crowd)));
         run(Box::new(move || load::rude(world)));
         let (course, pace) = (&mut course, &form.pace);
         run(Box::new(move || course.run(pace)));
@@ -198,14 +199,18 @@ fn report(world: &World, happened: &Happened) {
         happened.rotations.len()
     );
     println!(
-        "{} sessions, {} messages checked, {} events, {} requests; {} sessions moved by drains, {} lost their server, {} messages under way then",
+        "{} sessions, {} messages checked, {} events, {} requests",
         of(&counts.sessions),
         of(&counts.messages),
         of(&counts.events),
-        of(&counts.requests),
+        of(&counts.requests)
+    );
+    println!(
+        "{} sessions moved by drains, {} messages crossed the Close; {} lost their server, and {} messages with it",
         of(&counts.moved),
+        of(&counts.crossed),
         of(&counts.bereft),
-        of(&counts.unanswered)
+        of(&counts.lost)
     );
     assert!(of(&counts.moved) > 0 && of(&counts.bereft) > 0, "drains and kills meet sessions");
 }
