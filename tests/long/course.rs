@@ -28,6 +28,8 @@ pub struct Servers {
     chat: Process,
     /// To be drained and killed.
     pool: Vec<Process>,
+    /// Listens at all addresses of this machine: each reload names another one, as where containers come and go.
+    passing: Process,
     plain: SocketAddr,
     flood: SocketAddr,
 }
@@ -49,20 +51,23 @@ impl Servers {
             steady: Process::start(any),
             chat: Process::of("chat", any),
             pool: (0..3).map(|_| Process::start(any)).collect(),
+            passing: Process::start("0.0.0.0:0".parse().expect("an address")),
             plain: upstream::plain(),
             flood: upstream::flood(),
         }
     }
 
-    /// The configuration, in one of its variants: a rate, a cap, a heartbeat, a route that is there or not.
+    /// The configuration, in one of its variants: a rate, a cap, a heartbeat, a route that is there or not, a server with
+    /// an address that none before had.
     pub fn config(&self, variant: usize) -> String {
         let [pool_1, pool_2, pool_3] = [0, 1, 2].map(|index| self.pool[index].address);
-        let (rate, interval) = if variant.is_multiple_of(2) { (400, 15) } else { (500, 16) };
+        let (rate, interval) = if variant.is_multiple_of(2) { (400, 25) } else { (500, 26) };
         let sessions = 900 + variant % 3;
         let extra = match variant % 4 {
             2 | 3 => "[[route]]\nname = \"extra\"\npath = \"/extra\"\nupstream = \"pool\"\n",
             _ => "",
         };
+        let passing = format!("127.1.{}.{}:{}", variant / 256, variant % 256, self.passing.address.port());
         let Servers { steady, chat, plain, flood, .. } = self;
         let (steady, chat) = (steady.address, chat.address);
         format!(
@@ -100,7 +105,7 @@ limits = {{ sessions = {sessions} }}
 name = "quiet"
 path = "/quiet"
 upstream = "steady"
-heartbeat = {{ interval = "{interval}s", timeout = "15s" }}
+heartbeat = {{ interval = "{interval}s", timeout = "25s" }}
 
 [[route]]
 name = "pool"
@@ -145,7 +150,8 @@ servers = ["ws://{steady}"]
 servers = ["ws://{chat}"]
 
 [upstream.pool]
-servers = ["ws://{pool_1}", "ws://{pool_2}", "ws://{pool_3}"]
+servers = ["ws://{pool_1}", "ws://{pool_2}", "ws://{pool_3}", "ws://{passing}"]
+on_removed = "drain"
 balance = "least-connections"
 health = {{ passive = {{ failures = 2, aside = "1s" }}, active = {{ kind = "websocket", interval = "1s", rise = 1 }} }}
 

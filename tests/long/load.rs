@@ -267,10 +267,11 @@ pub fn moving(world: &World, client: u32) {
     }
 }
 
-/// Many that say something now and then.
+/// Many that say something every half a minute, and are pinged before.
 pub fn quiet(world: &World, sessions: u32) {
     let open = |n| Echo::new(world, world.open(n % 4 == 0, "/quiet", 0x0100_0000 + n), 30);
     let mut echoes: Vec<_> = (0..sessions).map(open).collect();
+    let mut next = Instant::now();
     while !world.stopped() {
         for echo in &mut echoes {
             if let Round::Ended(code, _) = echo.round(1) {
@@ -279,7 +280,8 @@ pub fn quiet(world: &World, sessions: u32) {
             if world.stopped() {
                 break;
             }
-            world.pause(Duration::from_secs(20) / sessions);
+            next += Duration::from_secs(30) / sessions;
+            world.pause(next.saturating_duration_since(Instant::now()));
         }
     }
     echoes.into_iter().for_each(Echo::leave);

@@ -70,7 +70,7 @@ impl Form {
 
 /// What has to level out, within which bound.
 #[rustfmt::skip]
-const BOUNDS: [(&str, Bound); 11] = [
+const BOUNDS: [(&str, Bound); 12] = [
     ("resident_bytes",        Bound { share: 0.02, absolute: MIB }),
     ("descriptors",           Bound { share: 0.02, absolute: 8.0 }),
     ("threads",               Bound { share: 0.02, absolute: 2.0 }),
@@ -81,6 +81,7 @@ const BOUNDS: [(&str, Bound); 11] = [
     ("clients_with_rates",    Bound { share: 0.02, absolute: 20.0 }),
     ("sticky_sessions",       Bound { share: 0.02, absolute: 20.0 }),
     ("series",                Bound { share: 0.02, absolute: 2.0 }),
+    ("servers",               Bound { share: 0.02, absolute: 2.0 }),
     ("cpu_percent",           Bound { share: 0.10, absolute: 2.0 }),
 ];
 
@@ -110,7 +111,6 @@ fn memory_descriptors_and_entries_level_out() {
     let began = Instant::now();
     let mut samples = Samples::new(began);
     samples.take(&gateway);
-    let before = samples.column("descriptors")[0];
     let happened = Happened::default();
     let mut course = Course { gateway: &gateway, world: &world, authority: &authority, servers, began, happened };
     let (mut loaded, mut left) = (0, Duration::ZERO);
@@ -142,7 +142,7 @@ fn memory_descriptors_and_entries_level_out() {
     });
     // What is remembered of those who left goes within 3 s, when their rates are full again, and the next sweep.
     let is_over = |samples: &Samples| {
-        is_at_rest(samples, before) && (form.minutes.is_none() || began.elapsed() > left + Duration::from_secs(45))
+        is_at_rest(samples) && (form.minutes.is_none() || began.elapsed() > left + Duration::from_secs(45))
     };
     while !is_over(&samples) && began.elapsed() < left + Duration::from_secs(60) {
         thread::sleep(form.tick);
@@ -153,7 +153,7 @@ fn memory_descriptors_and_entries_level_out() {
     assert_eq!(failed, 0, "clients and operators that failed: see above");
     report(&world, &course.happened);
     check_levels(&samples, loaded, form.slack);
-    assert!(is_at_rest(&samples, before), "all have left, and this is still there: {}", samples.last_line());
+    assert!(is_at_rest(&samples), "all have left, and this is still there: {}", samples.last_line());
     course::look_through(&gateway.directory.join("gateway.log"));
     assert!(!gateway.output().contains("panicked"), "{}", gateway.output());
     let found = Exposition::parse(&metrics(gateway.admin()));
@@ -163,10 +163,13 @@ fn memory_descriptors_and_entries_level_out() {
     }
 }
 
-fn is_at_rest(samples: &Samples, descriptors: f64) -> bool {
+/// Nothing is left of those who came, and no more than there was before them.
+fn is_at_rest(samples: &Samples) -> bool {
+    let before = |name| samples.column(name)[0];
     let last = |name| samples.column(name).last().copied().expect("one at least");
     let empty = ["sessions", "connections", "pending", "held_bytes", "clients_with_sessions", "clients_with_rates"];
-    empty.into_iter().all(|name| last(name) == 0.0) && last("descriptors") <= descriptors
+    empty.into_iter().all(|name| last(name) == 0.0)
+        && ["descriptors", "servers"].into_iter().all(|name| last(name) <= before(name))
 }
 
 /// Prints the table and fails where something grows on.
@@ -250,8 +253,8 @@ fn draw(title: &str, samples: &Samples, happened: &Happened, left: Duration) -> 
             ],
         },
         Panel {
-            title: "Series of /metrics, threads",
-            lines: vec![line("series", "series"), line("threads", "threads")],
+            title: "Series of /metrics, servers that they name, threads",
+            lines: vec![line("series", "series"), line("servers", "servers"), line("threads", "threads")],
         },
         Panel {
             title: "Bytes held for slow peers, KiB",

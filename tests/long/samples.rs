@@ -1,5 +1,6 @@
 //! What is looked at every second: the process from outside, and what the admin interface says.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use crate::support::exposition::Exposition;
 use crate::support::gateway::Gateway;
 
 /// A column: its name in the file, and the value.
-pub const COLUMNS: [&str; 14] = [
+pub const COLUMNS: [&str; 15] = [
     "seconds",
     "resident_bytes",
     "descriptors",
@@ -22,6 +23,7 @@ pub const COLUMNS: [&str; 14] = [
     "clients_with_rates",
     "sticky_sessions",
     "series",
+    "servers",
     "cpu_percent",
     "messages_per_second",
 ];
@@ -62,6 +64,7 @@ impl Samples {
             table("rates"),
             table("sticky"),
             found.series() as f64,
+            servers(&found),
             per_second((cpu - cpu_then) * 100.0),
             per_second(messages - messages_then),
         ];
@@ -107,6 +110,12 @@ impl Samples {
 
 fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
+}
+
+/// How many servers of upstreams the series tell of.
+fn servers(found: &Exposition) -> f64 {
+    let labels = found.0.values().flat_map(|family| &family.samples).map(|(_, labels, _)| labels);
+    labels.filter_map(|labels| labels.get("server")).collect::<BTreeSet<_>>().len() as f64
 }
 
 /// How many files or threads the process has.
