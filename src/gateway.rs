@@ -63,7 +63,9 @@ pub struct Gateway {
     /// Where the admin interface listens.
     admin: Option<ListenerAddress>,
     /// Stops what goes on until the last session has ended: the embedded backends, the admin interface.
-    backends: CancellationToken,
+    beside: CancellationToken,
+    /// Whether the admin interface has: with the file of its socket.
+    admin_ended: CancellationToken,
 }
 
 /// Why a gateway did not start.
@@ -81,6 +83,8 @@ pub enum StartError {
     Signals(#[source] io::Error),
     #[error(transparent)]
     Admin(#[from] OpenError),
+    #[error("no thread can be started for [admin]")]
+    AdminThread(#[source] io::Error),
     #[error("upstream {name}")]
     UpstreamTls { name: String, source: Box<TlsError> },
     #[error("upstream {name}")]
@@ -151,7 +155,10 @@ pub async fn run(loaded: Loaded) -> Result<(), StartError> {
             }
             tracing::info!("stopped");
         }
-        signal = signals.second() => tracing::warn!(signal, "second signal: ended at once"),
+        signal = signals.second() => {
+            tracing::warn!(signal, "second signal: ended at once");
+            gateway.close().await;
+        }
     }
     Ok(())
 }
@@ -204,7 +211,7 @@ impl Gateway {
     pub async fn start(loaded: Loaded) -> Result<Arc<Gateway>, StartError> {
         let built = Built::beside(None, loaded.config.clone(), &Diff::default())?;
         let admin = loaded.config.admin.as_ref().map(AdminDoor::open).transpose()?;
-        let backends = CancellationToken::new();
+        let beside = CancellationToken::new();
         let mut servers = Vec::new();
         for server in &loaded.config.backends {
             let listener = TcpListener::bind(server.listen).await.map_err(|source| StartError::Backend {
@@ -212,7 +219,7 @@ impl Gateway {
                 address: server.listen,
                 source,
             })?;
-            servers.push(backend::run(server.kind, listener, backends.clone()));
+            servers.push(backend::run(server.kind, listener, beside.clone()));
         }
         for server in servers {
             tokio::spawn(server);
@@ -229,11 +236,16 @@ impl Gateway {
             running: Alone::new(Running::new(loaded)),
             reloads: Reloads::default(),
             admin: admin.as_ref().map(|door| door.address.clone()),
-            backends: backends.clone(),
+            beside,
+            admin_ended: CancellationToken::new(),
         });
-        if let Some(door) = admin {
-            let serving = door.serve(Arc::new(Desk::new(Arc::downgrade(&gateway), file)));
-            tokio::spawn(backends.run_until_cancelled_owned(serving));
+        match admin {
+            Some(door) => {
+                let desk = Arc::new(Desk::new(Arc::downgrade(&gateway), file));
+                let (stop, ended) = (gateway.beside.clone(), gateway.admin_ended.clone());
+                door.start(desk, stop, ended).map_err(StartError::AdminThread)?;
+            }
+            None => gateway.admin_ended.cancel(),
         }
         inherit::warn_of_the_rest();
         tokio::spawn(sweep(Arc::downgrade(&gateway)));
@@ -278,8 +290,14 @@ impl Gateway {
             self.settle().await;
         }
         let cut = live.drain.stop(&live.config.drain).await;
-        self.backends.cancel();
+        self.close().await;
         cut
+    }
+
+    /// Stops what goes on beside the sessions, and waits until the admin interface has removed the file of its socket.
+    async fn close(&self) {
+        self.beside.cancel();
+        self.admin_ended.cancelled().await;
     }
 
     /// Waits until those who were accepted before the listeners were left to others are answered.
@@ -294,6 +312,12 @@ impl Gateway {
             }
         };
         let _ = tokio::time::timeout(SETTLE, answered).await;
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.beside.cancel();
     }
 }
 

@@ -310,12 +310,40 @@ fn a_unix_socket_is_for_its_owner() {
     let (text, _) = configuration("");
     let text = text
         .replace("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\naddress = \"unix:{}\"", socket.display()));
-    let gateway = Gateway::start_in(place, &text, EXEC);
+    let mut gateway = Gateway::start_in(place, &text, EXEC);
     let mode = std::fs::symlink_metadata(&socket).expect("it listens").permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
     let status = ctl(&gateway, &["status", "--json"]);
     assert_eq!(status.status.code(), Some(0), "{status:?}");
     assert!(String::from_utf8_lossy(&status.stdout).contains("\"ready\": true"));
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+    assert!(!socket.exists(), "it goes with the gateway");
+}
+
+#[test]
+fn nothing_that_operators_ask_is_done_by_a_thread_that_relays() {
+    let gateway = start("");
+    let time = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.process())).expect("it runs");
+        let mut of = [0_u64; 2];
+        for task in tasks.map(|task| task.expect("an entry").path()) {
+            let stat = std::fs::read_to_string(task.join("schedstat")).expect("a thread");
+            let name = std::fs::read_to_string(task.join("comm")).expect("a thread");
+            let nanoseconds: u64 = stat.split(' ').next().and_then(|text| text.parse().ok()).expect("a number");
+            of[usize::from(name.trim() == "admin")] += nanoseconds;
+        }
+        of
+    };
+    let before = time();
+    for _ in 0..200 {
+        call(gateway.admin(), "GET /metrics", &[], "");
+    }
+    let [others, admin] = time().into_iter().zip(before).map(|(after, before)| after - before).collect::<Vec<_>>()[..]
+    else {
+        panic!("two sums")
+    };
+    assert!(others * 10 < admin, "200 answers took {admin} ns of their thread, and {others} ns of others");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use support::admin::json;
 use support::client::{PING, Peer, masked, unmasked};
 use support::eventually;
 use support::gateway::Gateway;
@@ -19,7 +20,7 @@ fn config(servers: &str, active: &str, upstream: &str, more: &str) -> String {
     format!(
         "[limits]\nhandshakes_per_client = \"off\"\n\n[[listener]]\naddress = \"127.0.0.1:0\"\n\n\
          [[route]]\nname = \"app\"\nupstream = \"app\"\n\n\
-         [upstream.app]\nservers = [{servers}]\nhealth.active = {{ interval = \"50ms\", timeout = \"500ms\"{active} }}\n\
+         [upstream.app]\nservers = [{servers}]\nhealth.active = {{ interval = \"50ms\", timeout = \"1s\"{active} }}\n\
          {upstream}\n{more}\n"
     )
 }
@@ -207,10 +208,14 @@ fn moody() -> (SocketAddr, Arc<AtomicBool>, Arc<AtomicBool>) {
 #[test]
 fn when_none_is_well_the_answer_comes_at_once() {
     let (address, well, asked) = moody();
-    let gateway = Gateway::start(&config(&list(&[address]), ", kind = \"http\"", "", ""));
+    let admin = "[admin]\naddress = \"127.0.0.1:0\"";
+    let gateway = Gateway::start(&config(&list(&[address]), ", kind = \"http\"", "", admin));
     assert!(Head::new("/").opens(gateway.address()));
     well.store(false, Ordering::SeqCst);
     assert!(gateway.log("unhealthy: its checks fail").contains("it answered 500"));
+    let told = json(gateway.admin(), "GET /upstreams")["upstreams"][0]["servers"][0].take();
+    assert_eq!(told["condition"], "unhealthy");
+    assert!(told["failure"].as_str().is_some_and(|why| why.contains("it answered 500")), "{told}");
     asked.store(false, Ordering::SeqCst);
     let reply = Head::new("/").ask(gateway.address());
     assert_eq!((reply.status(), reply.all("retry-after")), (503, vec!["1".to_owned()]), "{reply:?}");

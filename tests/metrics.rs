@@ -127,6 +127,7 @@ fn values_are_those_of_a_known_run() {
         ("tidegate_draining", &[], 0.0),
         ("tidegate_config_reloads_total", &[("outcome", "failed")], 0.0),
         ("tidegate_config_last_reload_ok", &[], 1.0),
+        ("tidegate_log_lines_lost_total", &[], 0.0),
     ];
     for (name, labels, value) in rows {
         assert_eq!(found.sum(name, labels), *value, "{name}{labels:?}");

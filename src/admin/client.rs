@@ -13,6 +13,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -57,6 +59,12 @@ pub enum CallError {
     Problem(StatusCode, String),
 }
 
+/// RFC 9457, as far as people read it.
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+}
+
 /// The gateway's own words, and the next step where they cannot know it.
 fn hint(status: &StatusCode, detail: &str) -> String {
     match *status {
@@ -72,11 +80,21 @@ impl Client {
     ///
     /// # Errors
     /// When there is no answer, or it is a problem.
-    pub async fn call(&self, method: Method, target: &str, body: Option<&Value>) -> Result<Value, CallError> {
-        tokio::time::timeout(PATIENCE, self.ask(method, target, body)).await.unwrap_or(Err(CallError::Silent))
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+    ) -> Result<T, CallError> {
+        let asked = tokio::time::timeout(PATIENCE, self.ask(method, target, body));
+        let (status, body) = asked.await.unwrap_or(Err(CallError::Silent))?;
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) if !status.is_success() => Err(CallError::Problem(status, problem.detail)),
+            _ => serde_json::from_slice(&body).map_err(CallError::NotJson),
+        }
     }
 
-    async fn ask(&self, method: Method, target: &str, body: Option<&Value>) -> Result<Value, CallError> {
+    async fn ask(&self, method: Method, target: &str, body: Option<&Value>) -> Result<(StatusCode, Bytes), CallError> {
         let stream = self.secure(self.connect().await?).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(CallError::NotHttp)?;
         let connection = tokio::spawn(connection);
@@ -84,12 +102,7 @@ impl Client {
         let status = response.status();
         let body = response.into_body().collect().await.map_err(CallError::NotHttp)?.to_bytes();
         connection.abort();
-        let value: Value = serde_json::from_slice(&body).map_err(CallError::NotJson)?;
-        // A gateway that is not ready says so with 503, and with no problem.
-        match value.get("detail").and_then(Value::as_str) {
-            Some(detail) if !status.is_success() => Err(CallError::Problem(status, detail.to_owned())),
-            _ => Ok(value),
-        }
+        Ok((status, body))
     }
 
     fn request(&self, method: Method, target: &str, body: Option<&Value>) -> Request<Full<Bytes>> {

@@ -1,10 +1,13 @@
 //! What `tidegate ctl` asks, and how the answers look to people: tables, and numbers in the units that they read.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use http::Method;
+use serde::Deserialize;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::client::{CallError, Client};
@@ -55,6 +58,47 @@ pub enum Command {
     SetServer(String, u32, String),
 }
 
+/// What the gateway answered.
+#[derive(Debug)]
+pub enum Told {
+    Sessions(Sessions),
+    Other(Value),
+}
+
+/// Many: each stays as it came until it is printed.
+#[derive(Debug, Default, Deserialize)]
+pub struct Sessions {
+    total: u64,
+    sessions: Vec<Box<RawValue>>,
+    #[serde(default)]
+    next: Option<u64>,
+}
+
+/// What people see of a session; what a gateway of another version does not tell stays empty.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Shown<'a> {
+    id: u64,
+    #[serde(borrow)]
+    route: Cow<'a, str>,
+    #[serde(borrow)]
+    client: Cow<'a, str>,
+    #[serde(borrow)]
+    server: Cow<'a, str>,
+    age_seconds: f64,
+    from_client: Sent,
+    from_upstream: Sent,
+    messages_per_second: f64,
+    #[serde(borrow)]
+    ending: Option<Cow<'a, str>>,
+}
+
+#[derive(Default, Deserialize)]
+struct Sent {
+    messages: u64,
+    bytes: u64,
+}
+
 /// The address to connect to for one that is listened on: that of every interface is none.
 pub fn reachable(address: &ListenerAddress) -> ListenerAddress {
     match address {
@@ -66,34 +110,36 @@ pub fn reachable(address: &ListenerAddress) -> ListenerAddress {
     }
 }
 
-/// Asks, and returns the answer as JSON.
+/// Asks.
 ///
 /// # Errors
 /// When the gateway cannot be reached, or says no.
-pub async fn ask(client: &Client, command: &Command) -> Result<Value, CallError> {
-    match command {
-        Command::Sessions(filters, limit) => sessions(client, filters, limit.unwrap_or(usize::MAX)).await,
-        Command::Session(id) => client.call(Method::GET, &format!("/sessions/{id}"), None).await,
+pub async fn ask(client: &Client, command: &Command) -> Result<Told, CallError> {
+    let (method, target, body) = match command {
+        Command::Sessions(filters, limit) => {
+            return sessions(client, filters, limit.unwrap_or(usize::MAX)).await.map(Told::Sessions);
+        }
+        Command::Session(id) => (Method::GET, format!("/sessions/{id}"), None),
         Command::Close { id: Some(id), cause, .. } => {
-            let query = one("cause", cause.clone()).query(&[]);
-            client.call(Method::DELETE, &format!("/sessions/{id}{query}"), None).await
+            (Method::DELETE, format!("/sessions/{id}{}", one("cause", cause.clone()).query(&[])), None)
         }
         Command::Close { id: None, filters, all, cause, dry_run } => {
             let flag = |name, set: bool| set.then(|| (name, "true".to_owned()));
             let more: Vec<_> = [flag("all", *all), flag("dry_run", *dry_run)].into_iter().flatten().collect();
             let mut filters = filters.clone();
             filters.set("cause", cause.clone());
-            client.call(Method::DELETE, &format!("/sessions{}", filters.query(&more)), None).await
+            (Method::DELETE, format!("/sessions{}", filters.query(&more)), None)
         }
-        Command::Drain(what) => client.call(Method::POST, "/drain", Some(what)).await,
-        Command::Reload => client.call(Method::POST, "/reload", None).await,
-        Command::Status => client.call(Method::GET, "/status", None).await,
-        Command::Upstreams => client.call(Method::GET, "/upstreams", None).await,
+        Command::Drain(what) => (Method::POST, "/drain".to_owned(), Some(what.clone())),
+        Command::Reload => (Method::POST, "/reload".to_owned(), None),
+        Command::Status => (Method::GET, "/status".to_owned(), None),
+        Command::Upstreams => (Method::GET, "/upstreams".to_owned(), None),
         Command::SetServer(name, number, state) => {
             let target = format!("/upstreams/{}/servers/{number}", encoded(name));
-            client.call(Method::PUT, &target, Some(&json!({ "state": state }))).await
+            (Method::PUT, target, Some(json!({ "state": state })))
         }
-    }
+    };
+    client.call(method, &target, body.as_ref()).await.map(Told::Other)
 }
 
 fn one(name: &'static str, value: Option<String>) -> Filters {
@@ -103,19 +149,18 @@ fn one(name: &'static str, value: Option<String>) -> Filters {
 }
 
 /// Page by page, as one list.
-async fn sessions(client: &Client, filters: &Filters, limit: usize) -> Result<Value, CallError> {
-    let mut all = Vec::new();
+async fn sessions(client: &Client, filters: &Filters, limit: usize) -> Result<Sessions, CallError> {
+    let mut all = Sessions::default();
     let mut after = 0;
     loop {
-        let page = PAGE.min(limit - all.len());
+        let page = PAGE.min(limit - all.sessions.len());
         let more = [("limit", page.to_string()), ("after", after.to_string())];
-        let mut answer = client.call(Method::GET, &format!("/sessions{}", filters.query(&more)), None).await?;
-        if let Some(Value::Array(list)) = answer.get_mut("sessions").map(Value::take) {
-            all.extend(list);
-        }
-        match answer["next"].as_u64() {
-            Some(next) if all.len() < limit => after = next,
-            _ => return Ok(json!({ "total": answer["total"], "sessions": all })),
+        let page: Sessions = client.call(Method::GET, &format!("/sessions{}", filters.query(&more)), None).await?;
+        all.total = page.total;
+        all.sessions.extend(page.sessions);
+        match page.next {
+            Some(next) if all.sessions.len() < limit => after = next,
+            _ => return Ok(all),
         }
     }
 }
@@ -132,11 +177,30 @@ fn encoded(text: &str) -> String {
     out
 }
 
-/// An answer for people.
-pub fn show(command: &Command, answer: &Value) -> String {
+impl Told {
+    /// For programs. A long list has a line for each session.
+    pub fn json(&self) -> String {
+        match self {
+            Told::Sessions(list) => {
+                let lines: Vec<&str> = list.sessions.iter().map(|session| session.get()).collect();
+                format!("{{\"total\": {}, \"sessions\": [\n{}\n]}}\n", list.total, lines.join(",\n"))
+            }
+            Told::Other(answer) => format!("{answer:#}\n"),
+        }
+    }
+
+    /// For people.
+    pub fn text(&self, command: &Command) -> String {
+        match self {
+            Told::Sessions(list) => session_list(list),
+            Told::Other(answer) => show(command, answer),
+        }
+    }
+}
+
+fn show(command: &Command, answer: &Value) -> String {
     match command {
-        Command::Sessions(..) => session_list(answer),
-        Command::Session(_) => session_list(&json!({ "total": 1, "sessions": [answer] })),
+        Command::Sessions(..) | Command::Session(_) => session_list(&Sessions::one(answer)),
         Command::Close { dry_run, .. } => {
             let verb = if *dry_run { "would be" } else { "are" };
             format!("{} closed\n", counted(number(&answer["selected"]), "session", verb))
@@ -152,27 +216,33 @@ pub fn show(command: &Command, answer: &Value) -> String {
     }
 }
 
-fn session_list(answer: &Value) -> String {
-    let list = answer["sessions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let rows = list.iter().map(|session| {
-        let sent = |side: &str| format!("{} / {}", number(&session[side]["messages"]), bytes(&session[side]["bytes"]));
+impl Sessions {
+    fn one(session: &Value) -> Sessions {
+        Sessions { total: 1, sessions: to_raw_value(session).into_iter().collect(), next: None }
+    }
+}
+
+fn session_list(list: &Sessions) -> String {
+    let rows = list.sessions.iter().map(|session| {
+        let session: Shown<'_> = serde_json::from_str(session.get()).unwrap_or_default();
+        let sent = |sent: &Sent| format!("{} / {}", sent.messages, bytes(sent.bytes));
         vec![
-            number(&session["id"]).to_string(),
-            text(&session["route"]),
-            text(&session["client"]),
-            text(&session["server"]),
-            show_age(session["age_seconds"].as_f64().unwrap_or(0.0)),
-            sent("from_client"),
-            sent("from_upstream"),
-            format!("{:.1}", session["messages_per_second"].as_f64().unwrap_or(0.0)),
-            session["ending"].as_str().unwrap_or_default().to_owned(),
+            session.id.to_string(),
+            session.route.into_owned(),
+            session.client.into_owned(),
+            session.server.into_owned(),
+            show_age(session.age_seconds),
+            sent(&session.from_client),
+            sent(&session.from_upstream),
+            format!("{:.1}", session.messages_per_second),
+            session.ending.unwrap_or_default().into_owned(),
         ]
     });
     let head = ["ID", "ROUTE", "CLIENT", "SERVER", "AGE", "FROM CLIENT", "FROM UPSTREAM", "MESSAGES/S", "ENDING"];
-    let total = number(&answer["total"]);
-    let mut out = if list.is_empty() { String::new() } else { show::table(&head, rows) + "\n" };
-    let of_all = if (list.len() as u64) < total { format!("{} of ", list.len()) } else { String::new() };
-    let _ = writeln!(out, "{of_all}{}", counted(total, "session", "").trim_end());
+    let count = list.sessions.len();
+    let mut out = if count == 0 { String::new() } else { show::table(&head, rows) + "\n" };
+    let of_all = if (count as u64) < list.total { format!("{count} of ") } else { String::new() };
+    let _ = writeln!(out, "{of_all}{}", counted(list.total, "session", "").trim_end());
     out
 }
 
@@ -190,10 +260,11 @@ fn upstreams(answer: &Value) -> String {
                 show_age(server["since_seconds"].as_f64().unwrap_or(0.0)),
                 number(&server["sessions"]).to_string(),
                 number(&server["requests"]).to_string(),
+                server["failure"].as_str().unwrap_or_default().to_owned(),
             ]
         })
     });
-    show::table(&["UPSTREAM", "N", "SERVER", "ADDRESS", "STATE", "SINCE", "SESSIONS", "REQUESTS"], rows)
+    show::table(&["UPSTREAM", "N", "SERVER", "ADDRESS", "STATE", "SINCE", "SESSIONS", "REQUESTS", "WHY"], rows)
 }
 
 fn status(answer: &Value) -> String {
@@ -207,7 +278,7 @@ fn status(answer: &Value) -> String {
         counted(number(&answer["sessions"]), "session", "").trim_end(),
         counted(number(&answer["connections"]), "connection", "").trim_end(),
     );
-    let _ = writeln!(out, "{} held for slow peers", bytes(&answer["held_bytes"]));
+    let _ = writeln!(out, "{} held for slow peers", bytes(number(&answer["held_bytes"])));
     let loaded = show_age(answer["config"]["loaded_seconds_ago"].as_f64().unwrap_or(0.0));
     let _ = writeln!(out, "configuration loaded {loaded} ago from {}", text(&answer["config"]["file"]));
     if let Some(error) = answer["config"]["last_reload_error"].as_str() {
@@ -253,8 +324,8 @@ fn number(value: &Value) -> u64 {
 }
 
 /// `1.5 MiB`
-fn bytes(value: &Value) -> String {
-    let (mut left, mut units) = (number(value) as f64, ["B", "KiB", "MiB", "GiB", "TiB"].into_iter());
+fn bytes(count: u64) -> String {
+    let (mut left, mut units) = (count as f64, ["B", "KiB", "MiB", "GiB", "TiB"].into_iter());
     let mut unit = units.next().unwrap_or_default();
     while left >= 1024.0
         && let Some(next) = units.next()
@@ -293,7 +364,7 @@ mod tests {
         for (count, expected) in
             [(0_u64, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 40, "1.0 TiB"), (1 << 52, "4096.0 TiB")]
         {
-            assert_eq!(bytes(&json!(count)), expected);
+            assert_eq!(bytes(count), expected);
         }
         assert_eq!(encoded("a b/ü"), "a%20b%2F%C3%BC");
     }
@@ -305,13 +376,14 @@ mod tests {
             "from_client": { "messages": 2, "bytes": 2048 }, "from_upstream": { "messages": 0, "bytes": 0 },
             "messages_per_second": 0.25,
         });
-        let answer = json!({ "total": 5, "sessions": [session] });
+        let list = Sessions { total: 5, ..Sessions::one(&session) };
         assert_eq!(
-            show(&Command::Sessions(Filters::default(), None), &answer),
+            session_list(&list),
             "ID  ROUTE  CLIENT     SERVER  AGE    FROM CLIENT  FROM UPSTREAM  MESSAGES/S  ENDING\n\
              7   chat   192.0.2.1  ws://a  1m 1s  2 / 2.0 KiB  0 / 0 B        0.2\n\n1 of 5 sessions\n"
         );
-        let none = json!({ "total": 0, "sessions": [] });
-        assert_eq!(show(&Command::Sessions(Filters::default(), None), &none), "0 sessions\n");
+        assert_eq!(session_list(&Sessions::default()), "0 sessions\n");
+        let parsed: Value = serde_json::from_str(&Told::Sessions(list).json()).expect("JSON");
+        assert_eq!(parsed, json!({ "total": 5, "sessions": [session] }));
     }
 }

@@ -3,32 +3,33 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::ACCEPT;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use tokio::runtime::Handle;
 
 use super::answer::{Answer, Problem};
 use super::query::Query;
+use super::sessions::{List, Session};
 use super::table::Call;
 use crate::config::diff::describe;
 use crate::gateway::{Gateway, ReloadError};
 use crate::live::Live;
-use crate::observe::log::chain;
+use crate::observe::log::{self, chain};
 use crate::observe::metrics::{CertificateNow, Format, Now, OpenSessions, ServerNow, TrafficNow};
 use crate::observe::process::unix_seconds;
 use crate::relay::Cause;
-use crate::relay::end::Traffic;
-use crate::relay::registry::{Clients, Page, Selector, SessionInfo};
+use crate::relay::registry::{Clients, Page, Selector};
 use crate::upstream::member::State;
 
 /// Sessions of one page.
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
+/// Sessions that are written in one go: some 50 µs of work.
+const BATCH: usize = 64;
 
 /// What a request brings.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub struct Ask {
 #[derive(Debug)]
 pub struct Desk {
     gateway: Weak<Gateway>,
+    /// Where the gateway runs, which is not where this answers.
+    relay: Handle,
     /// The file of the configuration; `None` where it is built in.
     file: Option<PathBuf>,
     began: SystemTime,
@@ -58,8 +61,9 @@ struct View {
 }
 
 impl Desk {
+    /// To be called where the gateway runs.
     pub fn new(gateway: Weak<Gateway>, file: Option<PathBuf>) -> Self {
-        Desk { gateway, file, began: SystemTime::now() }
+        Desk { gateway, relay: Handle::current(), file, began: SystemTime::now() }
     }
 
     /// # Errors
@@ -68,56 +72,34 @@ impl Desk {
         let gone = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", "the gateway has stopped");
         let gateway = self.gateway.upgrade().ok_or_else(gone)?;
         let view = View { live: gateway.current(), gateway, desk: self };
-        match call {
-            Call::Health => Ok(Answer::json(&json!({ "status": "ok" }))),
-            Call::Ready => Ok(view.ready()),
-            Call::Reload => {
-                view.takes_nothing(&ask)?;
-                view.reload().await
-            }
-            // Sums over all sessions, and long lists: not on a thread that relays.
-            _ => tokio::task::spawn_blocking(move || view.look(call, &ask)).await.unwrap_or_else(|_| {
-                Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the gateway's log says why"))
-            }),
-        }
+        let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the gateway's log says why");
+        // In a task of its own, so that a panic is answered.
+        tokio::spawn(async move { view.look(call, &ask).await }).await.map_err(failed)?
     }
 }
 
 impl View {
-    fn look(&self, call: Call, ask: &Ask) -> Result<Answer, Problem> {
-        let query = Query::read(&ask.query)?;
-        if !matches!(call, Call::Drain | Call::SetServer) {
-            no_body(ask)?;
+    async fn look(&self, call: Call, ask: &Ask) -> Result<Answer, Problem> {
+        // Probes may ask in whatever way they like.
+        let query = if call.is_open() { Query::default() } else { Query::read(&ask.query)? };
+        let query = if call.has_parameters() { query } else { query.finish()? };
+        if !call.has_body() && !ask.body.is_empty() {
+            return Err(Problem::bad("nothing here reads a body: put filters into the query"));
         }
         match call {
-            Call::Sessions => self.sessions(query),
-            Call::CloseSessions => self.close_sessions(query),
-            Call::CloseSession => self.close_session(id(&ask.variables)?, query),
-            Call::Drain => {
-                query.finish()?;
-                self.drain(&ask.body)
-            }
-            _ => {
-                query.finish()?;
-                self.simple(call, ask)
-            }
-        }
-    }
-
-    /// What takes no parameters.
-    fn simple(&self, call: Call, ask: &Ask) -> Result<Answer, Problem> {
-        match call {
-            Call::Metrics => {
-                let accept = ask.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
-                let format = Format::wanted(accept.unwrap_or_default());
-                Ok(Answer::text(format.content_type(), self.live.metrics().expose(self.now(), format)))
-            }
+            Call::Health => Ok(Answer::json(&json!({ "status": "ok" }))),
+            Call::Ready => Ok(self.ready()),
+            Call::Metrics => Ok(self.metrics(&ask.headers)),
             Call::Status => Ok(Answer::json(&self.status())),
+            Call::Sessions => self.sessions(query).await,
+            Call::CloseSessions => self.close_sessions(query),
             Call::Session => self.session(id(&ask.variables)?),
+            Call::CloseSession => self.close_session(id(&ask.variables)?, query),
+            Call::Drain => self.drain(&ask.body),
+            Call::Reload => self.reload().await,
             Call::Upstreams => Ok(Answer::json(&self.upstreams())),
             Call::SetServer => self.set_server(&ask.variables, &ask.body),
             Call::Config => Ok(Answer::json(&self.live.config.shown)),
-            _ => Err(Problem::not_found("not yet")),
         }
     }
 
@@ -157,7 +139,10 @@ impl View {
     }
 
     async fn reload(&self) -> Result<Answer, Problem> {
-        let reloaded = self.gateway.reload().await.map_err(|error| {
+        let gateway = self.gateway.clone();
+        // What a reload opens belongs to the threads that relay.
+        let reloaded = self.desk.relay.spawn(async move { gateway.reload().await }).await;
+        let reloaded = reloaded.unwrap_or(Err(ReloadError::Panicked)).map_err(|error| {
             let (status, reason) = match &error {
                 ReloadError::BuiltIn | ReloadError::Stopping => (StatusCode::CONFLICT, "not_now"),
                 ReloadError::Problems(_) | ReloadError::Build(_) => (StatusCode::UNPROCESSABLE_ENTITY, "not_reloaded"),
@@ -175,15 +160,9 @@ impl View {
         })))
     }
 
-    /// Neither parameters nor a body.
-    fn takes_nothing(&self, ask: &Ask) -> Result<(), Problem> {
-        Query::read(&ask.query)?.finish()?;
-        no_body(ask)
-    }
-
     // Sessions.
 
-    fn sessions(&self, mut query: Query) -> Result<Answer, Problem> {
+    async fn sessions(&self, mut query: Query) -> Result<Answer, Problem> {
         let limit = query.parsed("limit", "a number from 1 to 1000")?.unwrap_or(PAGE);
         let after = query.parsed("after", "the id of a session")?.unwrap_or_default();
         let selector = selector(&mut query)?;
@@ -191,16 +170,22 @@ impl View {
         if !(1..=PAGE_MAX).contains(&limit) {
             return Err(Problem::bad(format!("limit={limit}: a number from 1 to {PAGE_MAX} is wanted")));
         }
-        let found = self.live.drain.sessions().select(&selector, Page { after, limit });
-        let next = found.sessions.last().filter(|_| found.sessions.len() == limit).map(|last| last.id);
-        let sessions: Vec<Value> = found.sessions.iter().map(session).collect();
-        Ok(Answer::json(&json!({ "sessions": sessions, "total": found.total, "next": next })))
+        let registry = self.live.drain.sessions();
+        let page = registry.page(&selector, Page { after, limit });
+        let mut list = List::default();
+        for batch in page.ids.chunks(BATCH) {
+            batch.iter().filter_map(|id| registry.info(*id)).for_each(|info| list.push(&Session::of(&info)));
+            list.end_part();
+            // Whoever waits for this processor, and for this thread, goes first.
+            std::thread::yield_now();
+            tokio::task::yield_now().await;
+        }
+        Ok(Answer::parts(list.end(page.total, page.next)))
     }
 
     fn session(&self, id: u64) -> Result<Answer, Problem> {
-        let one = Selector { id: Some(id), ..Selector::default() };
-        let found = self.live.drain.sessions().select(&one, Page { after: 0, limit: 1 });
-        found.sessions.first().map(|found| Answer::json(&session(found))).ok_or_else(|| no_session(id))
+        let info = self.live.drain.sessions().info(id).ok_or_else(|| no_session(id))?;
+        Ok(Answer::json(&Session::of(&info)))
     }
 
     fn close_sessions(&self, mut query: Query) -> Result<Answer, Problem> {
@@ -230,7 +215,7 @@ impl View {
         let (drain, rules) = (self.live.drain.clone(), self.live.config.drain.clone());
         let sessions = drain.sessions().find(selector.as_ref().unwrap_or(&Selector::default())).len();
         let answer = json!({ "sessions": sessions, "window_seconds": rules.window.as_secs_f64() });
-        tokio::spawn(async move {
+        self.desk.relay.spawn(async move {
             let cut = match selector {
                 None => drain.empty(&rules).await,
                 Some(selector) => drain.close(&selector, Cause::Drain, &rules).await,
@@ -256,6 +241,7 @@ impl View {
                     "backup": server.backup,
                     "condition": server.condition.label(),
                     "state": server.by_hand.label(),
+                    "failure": server.failure,
                     "since_seconds": now.duration_since(server.since).unwrap_or_default().as_secs_f64(),
                     "sessions": server.sessions,
                     "requests": server.requests,
@@ -291,6 +277,12 @@ impl View {
 
     // Metrics.
 
+    fn metrics(&self, headers: &HeaderMap) -> Answer {
+        let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        let format = Format::wanted(accept.unwrap_or_default());
+        Answer::text(format.content_type(), self.live.metrics().expose(self.now(), format))
+    }
+
     fn now(&self) -> Now {
         let taken = self.live.taken();
         let reloads = self.gateway.reloads();
@@ -325,6 +317,7 @@ impl View {
             config_loaded: unix_seconds(last.loaded),
             config_ok: last.error.is_none(),
             certificates: self.certificates(),
+            log_lines_lost: log::lost(),
         }
     }
 
@@ -346,13 +339,6 @@ impl View {
             found.insert((certificate.at.to_string(), certificate.file.display().to_string()), expires);
         }
         found.into_iter().map(|((at, file), expires)| CertificateNow { at, file, expires }).collect()
-    }
-}
-
-fn no_body(ask: &Ask) -> Result<(), Problem> {
-    match ask.body.is_empty() {
-        true => Ok(()),
-        false => Err(Problem::bad("nothing here reads a body: put filters into the query")),
     }
 }
 
@@ -414,32 +400,4 @@ fn cause(query: &mut Query) -> Result<Cause, Problem> {
         Some("access_revoked") => Ok(Cause::AccessRevoked),
         Some(other) => Err(Problem::bad(format!("cause={other}: drain (1012) or access_revoked (1008) is wanted"))),
     }
-}
-
-fn session(info: &SessionInfo) -> Value {
-    let sent = |sent: Traffic| json!({ "messages": sent.messages, "bytes": sent.bytes });
-    json!({
-        "id": info.id,
-        "route": info.way.route,
-        "listener": info.way.listener,
-        "upstream": info.way.upstream,
-        "server": info.way.server,
-        "client": info.client.to_string(),
-        "tls": info.secure,
-        "key": info.key.as_deref(),
-        "opened": OffsetDateTime::from(whole(info.opened)).format(&Rfc3339).unwrap_or_default(),
-        "age_seconds": info.age.as_secs_f64(),
-        "from_client": sent(info.flow.from_client),
-        "from_upstream": sent(info.flow.from_upstream),
-        "messages_per_second": info.rate.messages,
-        "bytes_per_second": info.rate.bytes,
-        "held_bytes": info.held,
-        "ending": info.ordered.map(Cause::label),
-    })
-}
-
-/// Milliseconds are fine enough for people.
-fn whole(time: SystemTime) -> SystemTime {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    SystemTime::UNIX_EPOCH + Duration::from_millis(since.as_millis() as u64)
 }

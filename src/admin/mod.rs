@@ -1,8 +1,8 @@
 //! The admin interface: what operators and Prometheus ask, on a listener of its own.
 //!
 //! In: a configuration and what runs. Out: answers. Nothing of it can be reached through a listener for clients. Each
-//! connection brings one request, in bounded time, and what takes long is answered on a thread of its own, so that no
-//! session waits for somebody who reads a list.
+//! connection brings one request, in bounded time. All of it happens on one thread of its own, so that no session waits for
+//! somebody who reads a list, and who asks is answered while the others are busy.
 
 pub mod answer;
 pub mod client;
@@ -10,24 +10,28 @@ pub mod ctl;
 pub mod desk;
 pub mod guard;
 pub mod query;
+pub mod sessions;
 pub mod table;
 pub mod token;
 
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::model::{Admin, ListenerAddress};
 use crate::listen::accept::{self, Socket};
@@ -37,7 +41,7 @@ use crate::observe::log;
 use crate::policy::client::Address;
 use crate::relay::Stream;
 use crate::socket;
-use answer::{Answer, Problem};
+use answer::{Answer, Parts, Problem};
 use desk::{Ask, Desk};
 use guard::Guard;
 use token::BadToken;
@@ -89,9 +93,28 @@ impl Door {
         Ok(Door { socket, address, tls, admin: admin.clone() })
     }
 
-    /// Answers until it is dropped.
-    pub async fn serve(self, desk: Arc<Desk>) {
+    /// Answers on a thread of its own until `stop` is cancelled; cancels `ended` when it has stopped.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn start(self, desk: Arc<Desk>, stop: CancellationToken, ended: CancellationToken) -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let guard = ended.drop_guard();
+        thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            runtime.block_on(stop.run_until_cancelled_owned(self.serve(desk)));
+            // With all connections, and before anybody is told.
+            drop(runtime);
+            drop(guard);
+        })?;
+        Ok(())
+    }
+
+    async fn serve(self, desk: Arc<Desk>) {
         let Door { socket, tls, admin, .. } = self;
+        let socket = match socket.here() {
+            Ok(socket) => socket,
+            Err(error) => return tracing::error!(error = %error, "[admin] cannot be served"),
+        };
         let (admin, places) = (Arc::new(admin), Arc::new(Semaphore::new(CONNECTIONS)));
         loop {
             let place = places.clone().acquire_owned().await.expect("it is never closed");
@@ -156,7 +179,7 @@ async fn connection(stream: Stream, peer: Address, tls: Option<TlsAcceptor>, adm
     }
 }
 
-async fn serve(request: Request<Incoming>, peer: Address, admin: &Admin, desk: Arc<Desk>) -> Response<Full<Bytes>> {
+async fn serve(request: Request<Incoming>, peer: Address, admin: &Admin, desk: Arc<Desk>) -> Response<Parts> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let answer = answer(request, admin, desk).await.unwrap_or_else(|problem| {
         let reason = problem.reason;

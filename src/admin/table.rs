@@ -36,6 +36,15 @@ impl Call {
     pub fn is_open(self) -> bool {
         matches!(self, Call::Health | Call::Ready)
     }
+
+    /// In the query.
+    pub fn has_parameters(self) -> bool {
+        matches!(self, Call::Sessions | Call::CloseSessions | Call::CloseSession)
+    }
+
+    pub fn has_body(self) -> bool {
+        matches!(self, Call::Drain | Call::SetServer)
+    }
 }
 
 const fn row(method: Method, path: &'static str, call: Call) -> Row {

@@ -175,7 +175,7 @@ pub fn run(args: &CtlArgs) -> Result<(), Failure> {
     let command = command(&args.command);
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(ctl::ask(&client, &command))?;
-    print(&if args.json { format!("{answer:#}\n") } else { ctl::show(&command, &answer) })
+    print(&if args.json { answer.json() } else { answer.text(&command) })
 }
 
 fn client(args: &CtlArgs) -> Result<Client, Failure> {

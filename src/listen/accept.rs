@@ -34,6 +34,17 @@ pub enum Socket {
 }
 
 impl Socket {
+    /// Accepts on the runtime of the caller from now on.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn here(self) -> io::Result<Socket> {
+        Ok(match self {
+            Socket::Tcp(listener) => Socket::Tcp(TcpListener::from_std(listener.into_std()?)?),
+            Socket::Unix(socket) => Socket::Unix(socket.here()?),
+        })
+    }
+
     pub(crate) async fn accept(&self) -> io::Result<(Stream, Address)> {
         match self {
             Socket::Tcp(listener) => {

@@ -54,6 +54,14 @@ impl UnixSocket {
         Ok(UnixSocket { listener: UnixListener::from_std(socket.into())?, _file: Some(file) })
     }
 
+    /// Accepts on the runtime of the caller from now on.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(super) fn here(self) -> io::Result<UnixSocket> {
+        Ok(UnixSocket { listener: UnixListener::from_std(self.listener.into_std()?)?, ..self })
+    }
+
     /// A socket that somebody else opened, and removes.
     pub fn handed(listener: UnixListener) -> UnixSocket {
         UnixSocket { listener, _file: None }

@@ -337,6 +337,7 @@ pub struct Now {
     /// The last reload went well, or there was none.
     pub config_ok: bool,
     pub certificates: Vec<CertificateNow>,
+    pub log_lines_lost: u64,
 }
 
 #[derive(Debug)]
@@ -434,6 +435,8 @@ impl Collector for Now {
             "When a certificate expires that is shown to clients or to upstreams",
             certificates,
         )?;
+        let help = "Lines of the log that came faster than they could be written";
+        counter(&mut to, "tidegate_log_lines_lost", help, self.log_lines_lost)?;
         gauges(&mut to, "tidegate_build_info", "1, with the version", [([("version", self.version)], 1_usize)])?;
         process(&mut to)
     }

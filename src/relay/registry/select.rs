@@ -61,11 +61,13 @@ pub struct Page {
 }
 
 /// A page, and of how many.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selected {
     /// All that fit, on this page or not.
     pub total: usize,
-    pub sessions: Vec<SessionInfo>,
+    pub ids: Vec<u64>,
+    /// Behind which id the next page begins; `None`: this is the last one.
+    pub next: Option<u64>,
 }
 
 /// What is told of a living session.
@@ -90,6 +92,10 @@ pub struct SessionInfo {
 }
 
 impl Selector {
+    pub(super) fn is_about_rates(&self) -> bool {
+        self.messages_above.is_some() || self.bytes_above.is_some()
+    }
+
     pub fn matches(&self, seen: &Seen<'_>) -> bool {
         let way = &seen.about.way;
         let named = |wanted: &Option<String>, name: &str| wanted.as_ref().is_none_or(|wanted| wanted == name);

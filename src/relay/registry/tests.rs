@@ -180,11 +180,12 @@ fn pages_follow_each_other_in_the_order_of_ids() {
     let mut after = 0;
     let mut ids = Vec::new();
     loop {
-        let selected = registry.select(&Selector::default(), Page { after, limit: 7 });
-        assert_eq!(selected.total, 100);
-        let Some(last) = selected.sessions.last() else { break };
-        after = last.id;
-        ids.extend(selected.sessions.iter().map(|session| session.id));
+        let page = registry.page(&Selector::default(), Page { after, limit: 10 });
+        assert_eq!(page.total, 100);
+        ids.extend(page.ids);
+        // The tenth page is the last one, and says so.
+        let Some(next) = page.next else { break };
+        after = next;
     }
     assert_eq!(ids, sessions.iter().map(|session| session.living().id).collect::<Vec<_>>());
 }
@@ -201,11 +202,14 @@ fn a_session_tells_who_it_is_and_what_it_carries() {
     };
     session.publish(flow, Instant::now());
     session.hold(50, Instant::now());
-    let selected = registry.select(&Selector::default(), Page::default());
-    let [info] = &selected.sessions[..] else { panic!("one session: {selected:?}") };
+    let page = registry.page(&Selector::default(), Page::default());
+    assert_eq!(page, Selected { total: 1, ids: vec![1], next: None });
+    let info = registry.info(1).expect("it lives");
     assert_eq!((info.id, &*info.way.route, &*info.way.server, info.client), (1, "chat", "ws://a", Address::Local));
     assert_eq!((info.key.as_deref(), info.flow, info.held, info.ordered), (Some("one"), flow, 50, None));
     assert!(info.age < Duration::from_secs(60) && info.opened <= SystemTime::now());
+    drop(session);
+    assert_eq!(registry.info(1), None);
 }
 
 #[test]
@@ -353,8 +357,9 @@ fn a_list_is_read_while_sessions_come_and_go() {
             assert!(messages >= before, "a sum went back from {before} to {messages}");
             before = messages;
             let page = Page { after: 0, limit: usize::MAX };
-            let selected = registry.select(&Selector::default(), page);
-            assert_eq!(selected.total, selected.sessions.len());
+            let selected = registry.page(&Selector::default(), page);
+            assert_eq!((selected.total, selected.next), (selected.ids.len(), None));
+            assert!(selected.ids.is_sorted());
         }
     });
     let [(_, total)] = &registry.traffic()[..] else { panic!("one way") };
