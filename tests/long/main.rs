@@ -255,9 +255,10 @@ fn draw(title: &str, samples: &Samples, happened: &Happened, left: Duration) -> 
                 line("sticky", "sticky_sessions"),
             ],
         },
+        Panel { title: "Series of /metrics", lines: vec![line("", "series")] },
         Panel {
-            title: "Series of /metrics, servers that they name, threads",
-            lines: vec![line("series", "series"), line("servers", "servers"), line("threads", "threads")],
+            title: "Servers that they name, threads",
+            lines: vec![line("servers", "servers"), line("threads", "threads")],
         },
         Panel {
             title: "Bytes held for slow peers, KiB",
