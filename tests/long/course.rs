@@ -202,22 +202,31 @@ impl Course<'_> {
 
     fn act(&mut self, what: usize, turn: usize) {
         let from = self.now();
-        match what {
-            0 if turn % 3 == 0 => self.new_certificate(),
-            0 => self.reload(turn),
-            1 => self.drain(turn % self.servers.pool.len()),
-            2 => self.kill(turn % self.servers.pool.len()),
-            _ => self.rotate_log(),
-        }
-        let span = (from, self.now());
-        let happened = &mut self.happened;
-        match what {
-            0 if turn % 3 == 0 => happened.certificates.push(span),
-            0 => happened.reloads.push(span),
-            1 => happened.drains.push(span),
-            2 => happened.kills.push(span),
-            _ => happened.rotations.push(span),
-        }
+        let server = turn % self.servers.pool.len();
+        let list: fn(&mut Happened) -> &mut Vec<(f64, f64)> = match what {
+            0 if turn.is_multiple_of(3) => {
+                self.new_certificate();
+                |happened| &mut happened.certificates
+            }
+            0 => {
+                self.reload(turn);
+                |happened| &mut happened.reloads
+            }
+            1 => {
+                self.drain(server);
+                |happened| &mut happened.drains
+            }
+            2 => {
+                self.kill(server);
+                |happened| &mut happened.kills
+            }
+            _ => {
+                self.rotate_log();
+                |happened| &mut happened.rotations
+            }
+        };
+        let to = self.now();
+        list(&mut self.happened).push((from, to));
     }
 
     fn now(&self) -> f64 {

@@ -300,7 +300,7 @@ pub fn member(world: &World, client: u32) {
             let frame = peer.frame();
             match frame.opcode {
                 PING => peer.write(&masked(PONG, &frame.payload)),
-                TEXT => hear(&frame.payload, &mut heard).then(|| add(&world.counts.messages, 1)).unwrap_or_default(),
+                TEXT => add(&world.counts.messages, hear(&frame.payload, &mut heard).into()),
                 _ => panic!("{frame:?}"),
             }
         }

@@ -109,7 +109,8 @@ impl Samples {
 }
 
 fn round(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
+    // An empty sum is a negative zero.
+    (value * 100.0).round() / 100.0 + 0.0
 }
 
 /// How many servers of upstreams the series tell of.
