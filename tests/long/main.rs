@@ -212,13 +212,16 @@ fn report(world: &World, happened: &Happened) {
         of(&counts.requests)
     );
     println!(
-        "{} sessions moved by drains, {} messages crossed the Close; {} lost their server, and {} messages with it",
+        "{} sessions moved by drains, {} messages crossed the Close; {} lost their server, and {} messages with it; {} answers of 502",
         of(&counts.moved),
         of(&counts.crossed),
         of(&counts.bereft),
-        of(&counts.lost)
+        of(&counts.lost),
+        of(&counts.refused)
     );
     assert!(of(&counts.moved) > 0 && of(&counts.bereft) > 0, "drains and kills meet sessions");
+    // A server that was killed is put aside after two failures.
+    assert!(of(&counts.refused) <= 10 * happened.kills.len() as u64, "{} handshakes failed", of(&counts.refused));
 }
 
 /// `target/long/`, however the run went.
