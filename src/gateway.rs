@@ -328,11 +328,18 @@ fn serve_all(sockets: Vec<(Arc<Door>, Open)>, current: &Arc<Current>) {
     }
 }
 
-/// Lets the limits forget clients that are gone, for as long as the gateway lives.
+/// Lets all who remember something forget clients and servers that are gone, for as long as the gateway lives.
 async fn sweep(gateway: Weak<Gateway>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         let Some(gateway) = gateway.upgrade() else { return };
-        gateway.current().limits.sweep();
+        let live = gateway.current();
+        live.limits.sweep();
+        live.pools().for_each(|pool| pool.sweep());
+        let is_served = |upstream: &str, server: &str| {
+            let upstream = live.config.upstreams.get(upstream);
+            upstream.is_some_and(|upstream| upstream.servers.iter().any(|known| known.text == server))
+        };
+        live.drain.sessions().forget(is_served);
     }
 }

@@ -122,6 +122,8 @@ fn values_are_those_of_a_known_run() {
         ("tidegate_upstream_server_addresses", &[("server", &server), ("state", "up")], 1.0),
         ("tidegate_connections_open", &[], 1.0),
         ("tidegate_held_bytes", &[], 0.0),
+        ("tidegate_client_entries", &[("table", "sessions")], 1.0),
+        ("tidegate_client_entries", &[("table", "sticky")], 0.0),
         ("tidegate_draining", &[], 0.0),
         ("tidegate_config_reloads_total", &[("outcome", "failed")], 0.0),
         ("tidegate_config_last_reload_ok", &[], 1.0),

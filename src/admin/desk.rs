@@ -291,7 +291,10 @@ impl View {
         let mut traffic: BTreeMap<String, TrafficNow> = BTreeMap::new();
         for (way, total) in self.live.drain.sessions().traffic() {
             let [route, upstream, server] = [&way.route, &way.upstream, &way.server].map(|name| name.to_string());
-            *sessions.entry((route.clone(), upstream, server)).or_default() += total.open;
+            // Nobody is open on what is left of forgotten ways.
+            if !way.is_rest() {
+                *sessions.entry((route.clone(), upstream, server)).or_default() += total.open;
+            }
             let of_route = || TrafficNow { route: route.clone(), flow: Default::default() };
             traffic.entry(route.clone()).or_insert_with(of_route).flow.add(total.flow);
         }
@@ -303,6 +306,11 @@ impl View {
             connections: taken.connections,
             connections_pending: taken.pending,
             held_bytes: self.live.drain.sessions().held_bytes(),
+            client_entries: [
+                ("sessions", taken.clients),
+                ("rates", self.live.limits.remembered()),
+                ("sticky", self.live.pools().map(|pool| pool.sticky_sessions()).sum()),
+            ],
             draining: !self.live.drain.ready(),
             servers: self.servers(),
             reloads: [reloads.good(), reloads.failed()],

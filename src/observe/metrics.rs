@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -41,7 +42,8 @@ type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
 type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
 
-/// What has happened since the process began. A reload changes nothing in it.
+/// What has happened since the process began. A reload changes nothing in it, but that servers can be forgotten that it took
+/// away.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -53,6 +55,8 @@ pub struct Metrics {
     ended: Counters<3>,
     closes: Counters<3>,
     connects: Counters<3>,
+    /// The labels of `connects`, so that those of servers that are gone can be found.
+    dialled: Mutex<Vec<Labels<3>>>,
     requests: Counters<2>,
     /// Of clients and of upstreams.
     pings: [Counter; 2],
@@ -167,6 +171,7 @@ impl Metrics {
             ended,
             closes,
             connects,
+            dialled: Mutex::default(),
             requests,
             pings,
             round_trips,
@@ -227,7 +232,24 @@ impl Metrics {
     /// A handshake that was tried with a server, which the configuration names so.
     pub fn dialled(&self, upstream: &str, server: &str, outcome: Dialled) {
         let labels = [name("upstream", upstream), name("server", server), word("outcome", outcome.label())];
+        if let Some(count) = self.connects.get(&labels) {
+            count.inc();
+            return;
+        }
         self.connects.get_or_create(&labels).inc();
+        self.dialled.lock().unwrap_or_else(PoisonError::into_inner).push(labels);
+    }
+
+    /// Forgets the servers of upstreams that are not served any more.
+    pub fn forget(&self, is_served: impl Fn(&str, &str) -> bool) {
+        self.dialled.lock().unwrap_or_else(PoisonError::into_inner).retain(|labels| {
+            let [(_, upstream), (_, server), _] = labels;
+            let is_kept = is_served(upstream, server);
+            if !is_kept {
+                self.connects.remove(labels);
+            }
+            is_kept
+        });
     }
 
     /// A request of plain HTTP whose answer is on its way.
@@ -304,6 +326,8 @@ pub struct Now {
     pub connections: usize,
     pub connections_pending: usize,
     pub held_bytes: usize,
+    /// Of each table that has entries of clients, how many.
+    pub client_entries: [(&'static str, usize); 3],
     pub draining: bool,
     pub servers: Vec<ServerNow>,
     /// That went well, and that failed.
@@ -370,6 +394,13 @@ impl Collector for Now {
             "tidegate_held_bytes",
             "Bytes that sessions hold: refused by a slow peer, or waiting for a rate",
             self.held_bytes,
+        )?;
+        let entries = self.client_entries.map(|(table, entries)| ([("table", table)], entries));
+        gauges(
+            &mut to,
+            "tidegate_client_entries",
+            "What is remembered of clients: those with sessions, rates that are not full again, sticky Socket.IO sessions",
+            entries,
         )?;
         gauge(&mut to, "tidegate_draining", "1 while the gateway stops", usize::from(self.draining))?;
         let servers = self.servers.iter().map(|now| {
@@ -559,6 +590,25 @@ mod tests {
         let sample = "tidegate_handshakes_total{route=\"a\\\"b\\\\c\\nd\",outcome=\"opened\"} 1\n";
         assert!(open.contains(sample) && older.contains(sample), "{older}");
         assert!(older.contains("# TYPE tidegate_handshake_seconds histogram\n"), "{older}");
+    }
+
+    #[test]
+    fn a_server_that_is_gone_leaves_no_series() {
+        let metrics = Metrics::new();
+        let series =
+            || metrics.expose(Now::default(), Format::Text).matches("tidegate_upstream_connects_total{").count();
+        for server in ["ws://a", "ws://b"] {
+            for outcome in [Dialled::Opened, Dialled::Failed("not_connected"), Dialled::Opened] {
+                metrics.dialled("chat", server, outcome);
+            }
+        }
+        assert_eq!(series(), 4);
+        metrics.forget(|upstream, server| (upstream, server) == ("chat", "ws://a"));
+        assert_eq!(series(), 2);
+        metrics.dialled("chat", "ws://b", Dialled::Opened);
+        assert_eq!(series(), 3, "it is back");
+        metrics.forget(|_, _| false);
+        assert_eq!(series(), 0);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod living;
 mod select;
+mod ways;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::limits::held::{Held, Share};
 use crate::observe::metrics::Metrics;
+use ways::{Move, Ways};
 
 pub use living::{About, Flow, Living, Order, PerSecond, Texts, Way};
 pub use select::{Clients, NoClients, Page, Seen, Selected, Selector, SessionInfo};
@@ -38,8 +40,8 @@ pub struct Registry {
     /// What those who come from now on are told at once: an [`Order`], packed. 0: nothing.
     closing: AtomicU32,
     shards: [Mutex<Shard>; SHARDS],
-    /// By their route. There are as many as configurations ever named.
-    ways: RwLock<HashMap<Box<str>, Vec<Arc<Way>>>>,
+    /// Those that the configuration names, and those that sessions still go.
+    ways: RwLock<Ways>,
     /// Where sessions tell what no sum over them shows. They live as long as this: as the process.
     metrics: Arc<Metrics>,
 }
@@ -142,28 +144,30 @@ impl Registry {
 
     /// The way of a session through the gateway: always the same one for the same names.
     pub fn way(&self, listener: &str, route: &str, upstream: &str, server: &str) -> Arc<Way> {
-        let same = |way: &&Arc<Way>| [&*way.listener, &*way.upstream, &*way.server] == [listener, upstream, server];
+        let names = [listener, upstream, server];
         let known = self.ways.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(way) = known.get(route).and_then(|ways| ways.iter().find(same)) {
+        if let Some(way) = known.find(route, names) {
             return way.clone();
         }
         drop(known);
+        self.ways.write().unwrap_or_else(PoisonError::into_inner).way(route, names)
+    }
+
+    /// Forgets the servers that the configuration does not name any more, once no session is with them: it would be more
+    /// and more. What their sessions carried stays counted for the route.
+    pub fn forget(&self, is_served: impl Fn(&str, &str) -> bool) {
+        self.metrics.forget(&is_served);
+        // Nobody takes up a way meanwhile, or looks at two totals of which one is moved.
         let mut ways = self.ways.write().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have been quicker.
-        if let Some(way) = ways.get(route).and_then(|ways| ways.iter().find(same)) {
-            return way.clone();
+        for Move { from, to } in ways.forget(|way| !is_served(&way.upstream, &way.server)) {
+            for shard in &self.shards {
+                let mut shard = lock(shard);
+                let Total { ended, flow, .. } = std::mem::take(at(&mut shard.ended, from));
+                let rest = at(&mut shard.ended, to);
+                rest.ended += ended;
+                rest.flow.add(flow);
+            }
         }
-        let number = ways.values().map(Vec::len).sum();
-        let way = Way {
-            listener: listener.into(),
-            route: route.into(),
-            upstream: upstream.into(),
-            server: server.into(),
-            number,
-        };
-        let way = Arc::new(way);
-        ways.entry(route.into()).or_default().push(way.clone());
-        way
     }
 
     /// Puts a session on the list.
@@ -276,6 +280,8 @@ impl Registry {
 
     /// What has passed since the beginning, by the ways that sessions went. Never less than it was before.
     pub fn traffic(&self) -> Vec<(Arc<Way>, Total)> {
+        // First, so that none is forgotten while it is added up.
+        let ways = self.ways.read().unwrap_or_else(PoisonError::into_inner).all();
         let mut totals = Vec::new();
         let mut living = Vec::new();
         for shard in &self.shards {
@@ -292,8 +298,8 @@ impl Registry {
             sum.open += 1;
             sum.flow.add(living.flow());
         }
-        let ways = self.ways.read().unwrap_or_else(PoisonError::into_inner);
-        ways.values().flatten().map(|way| (way.clone(), totals.get(way.number).copied().unwrap_or_default())).collect()
+        let total = |way: &Arc<Way>| totals.get(way.number).copied().unwrap_or_default();
+        ways.into_iter().map(|way| (way.clone(), total(&way))).collect()
     }
 
     /// Whether it lives.

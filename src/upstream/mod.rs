@@ -321,6 +321,16 @@ impl Pool {
         self.sticky.lesson(wish, member.name)
     }
 
+    /// Sessions of Socket.IO whose server is remembered.
+    pub fn sticky_sessions(&self) -> usize {
+        self.sticky.sessions()
+    }
+
+    /// Forgets those that nobody asked for in a long time. To be called now and then.
+    pub fn sweep(&self) {
+        self.sticky.sweep();
+    }
+
     /// The server for a session or a request, but for those that were tried; one that has all its sessions, or is not to
     /// be chosen, is passed over.
     fn choose(&self, wish: &Wish, tried: &[Arc<Member>], what: For) -> Result<Chosen, Refusal> {

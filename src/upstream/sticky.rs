@@ -112,6 +112,18 @@ impl Sticky {
         }
     }
 
+    /// Sessions whose server is remembered.
+    pub fn sessions(&self) -> usize {
+        self.sids.as_ref().map_or(0, |sids| sids.len())
+    }
+
+    /// Forgets those that nobody asked for in a long time. To be called now and then.
+    pub fn sweep(&self) {
+        if let Some(sids) = &self.sids {
+            sids.sweep(Instant::now());
+        }
+    }
+
     /// What a request of `client` says, without what `balance` makes of it.
     pub fn wish(&self, upstream: &str, parts: &request::Parts, client: impl Fn() -> ClientKey, hop: &Hop<'_>) -> Wish {
         let mut wish = Wish::default();
@@ -209,7 +221,6 @@ impl Sids {
     pub fn learn(&self, sid: &[u8], server: u64, client: ClientKey, now: Instant) {
         let sid = self.hasher.hash_one(sid);
         let mut table = self.lock();
-        table.forget_old(now);
         if table.places.contains_key(&sid) {
             return;
         }
@@ -217,6 +228,21 @@ impl Sids {
             table.make_room();
         }
         table.insert(Entry { sid, server, client, used: now });
+    }
+
+    /// Forgets those that nobody named for long, and gives their memory back. To be called now and then.
+    fn sweep(&self, now: Instant) {
+        let mut table = self.lock();
+        // From behind: what takes the place of one that goes was looked at.
+        for at in (0..table.entries.len()).rev() {
+            if now.saturating_duration_since(table.entries[at].used) > SID_IDLE {
+                table.remove(at);
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.lock().entries.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -244,16 +270,6 @@ impl Table {
             }
         }
         self.shrink();
-    }
-
-    /// More of those that have gone than come: two are looked at for each that is new.
-    fn forget_old(&mut self, now: Instant) {
-        for _ in 0..2.min(self.entries.len()) {
-            let at = rand::random_range(0..self.entries.len());
-            if now.saturating_duration_since(self.entries[at].used) > SID_IDLE {
-                self.remove(at);
-            }
-        }
     }
 
     fn make_room(&mut self) {

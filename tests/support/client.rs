@@ -119,6 +119,14 @@ impl Peer {
         let _ = std::io::copy(&mut self.stream, &mut std::io::sink());
     }
 
+    /// Whether something has arrived that was not read yet, or the stream has ended.
+    pub fn has_more(&self) -> bool {
+        self.stream().set_nonblocking(true).expect("an option");
+        let peeked = self.stream().peek(&mut [0]);
+        self.stream().set_nonblocking(false).expect("an option");
+        !self.read.is_empty() || peeked.is_ok()
+    }
+
     /// Whatever arrives within this time.
     pub fn within(&mut self, time: std::time::Duration) -> Vec<u8> {
         self.stream().set_read_timeout(Some(time)).expect("a timeout");

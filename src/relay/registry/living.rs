@@ -35,6 +35,16 @@ pub struct Way {
     pub(super) number: usize,
 }
 
+impl Way {
+    /// Listener, upstream and server of what is left of a route's forgotten ways.
+    pub(super) const REST: [&str; 3] = [""; 3];
+
+    /// Whether it is what is left of forgotten ways: of servers that the configuration does not name any more.
+    pub fn is_rest(&self) -> bool {
+        self.server.is_empty()
+    }
+}
+
 /// Who opened a session, and where.
 #[derive(Debug)]
 pub struct About {

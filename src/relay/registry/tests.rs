@@ -256,6 +256,36 @@ fn totals_are_those_of_the_ended_and_of_the_living() {
 }
 
 #[test]
+fn servers_that_come_and_go_for_ever_leave_nothing_but_their_traffic() {
+    let registry = Arc::new(Registry::default());
+    let way = |server: &str| registry.way("127.0.0.1:8080", "chat", "chat", server);
+    let flow = Flow { from_client: Traffic { messages: 3, bytes: 30 }, ..Flow::default() };
+    let session = |server: &str| {
+        let session = registry.enter(About { way: way(server), ..about(&registry) });
+        session.publish(flow, Instant::now());
+        session
+    };
+    let stays = session("ws://stays");
+    for turn in 0..100 {
+        let passing = format!("ws://{turn}");
+        let held = session(&passing);
+        drop(session(&passing));
+        registry.forget(|_, server| server == "ws://stays");
+        assert_eq!(registry.traffic().len(), 3, "a session is with the server that is gone");
+        drop(held);
+        registry.forget(|_, server| server == "ws://stays");
+        let totals = registry.traffic();
+        assert_eq!(totals.len(), 2, "the one that stays, and the rest");
+        let sum = |of: fn(&Total) -> u64| totals.iter().map(|(_, total)| of(total)).sum::<u64>();
+        let sessions = 2 * (turn as u64 + 1);
+        assert_eq!((sum(|total| total.ended), sum(|total| total.open as u64)), (sessions, 1));
+        assert_eq!(sum(|total| total.flow.from_client.messages), 3 * (sessions + 1));
+        assert!(way("ws://next").number < 6, "numbers are given again");
+    }
+    drop(stays);
+}
+
+#[test]
 fn a_rate_is_that_of_the_last_ten_seconds() {
     let registry = Arc::new(Registry::default());
     let session = enter(&registry);
