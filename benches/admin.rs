@@ -9,16 +9,16 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use support::admin::{call, json};
-use support::client::{BINARY, Peer, masked, request};
+use support::client::{BINARY, Peer, masked, session};
 use support::gateway::{Gateway, config};
+use support::servers::{self, Process};
 
 /// `ctl`, process start included.
 const CTL_MAX: Duration = Duration::from_millis(100);
@@ -37,7 +37,7 @@ fn main() {
         return;
     }
     let sessions: usize = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(9_000);
-    let echo = Echo::start();
+    let echo = Process::of("echo", servers::any());
     let more = "[limits]\nsessions_per_client = \"off\"\nhandshakes_per_client = \"off\"\n\
                 [log]\nlevel = \"warn\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
     let gateway = Gateway::start(&config(echo.address, "heartbeat = \"off\"", more));
@@ -153,42 +153,4 @@ fn turn(peers: &mut [Peer]) -> Vec<Duration> {
 /// The time within which this share of them was back.
 fn at(sorted: &[Duration], share: f64) -> Duration {
     sorted[((sorted.len() - 1) as f64 * share) as usize]
-}
-
-/// Opens a session with little state of our own.
-fn session(address: SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("the gateway listens");
-    stream.set_read_timeout(Some(support::PATIENCE)).expect("an option");
-    stream.write_all(request("/", "").as_bytes()).expect("it is written");
-    let mut head = [0; 512];
-    let n = stream.read(&mut head).expect("an answer");
-    assert!(head[..n].starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head[..n]));
-    stream
-}
-
-/// An embedded echo server in a process of its own, killed with this.
-struct Echo {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Echo {
-    fn start() -> Echo {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .args(["backend", "echo", "--listen", "127.0.0.1:0"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().expect("piped")).read_line(&mut line).expect("a line");
-        let address = line.trim().rsplit("ws://").next().and_then(|address| address.parse().ok());
-        Echo { child, address: address.unwrap_or_else(|| panic!("an address: {line}")) }
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
