@@ -38,13 +38,23 @@ impl Process {
         Some(Process {
             resident_bytes: of_status("VmRSS")? * 1024,
             virtual_bytes: of_status("VmSize")? * 1024,
-            // The one that reads the folder does not count.
-            descriptors: fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1),
+            descriptors: descriptors()?,
             descriptors_max: open_files.split_whitespace().next()?.parse().unwrap_or(u64::MAX),
             threads: of_status("Threads")?,
             cpu_seconds: (field(14)? + field(15)?) / TICKS_PER_SECOND,
             started: boot()? + field(22)? / TICKS_PER_SECOND,
         })
+    }
+}
+
+/// How many are open. Linux 6.2 and later tell it as the folder's size; to count 18,000 of them takes five milliseconds, in
+/// which the kernel gives the processor to nobody.
+fn descriptors() -> Option<usize> {
+    const FOLDER: &str = "/proc/self/fd";
+    match fs::metadata(FOLDER).ok()?.len() {
+        // The one that reads the folder does not count.
+        0 => Some(fs::read_dir(FOLDER).ok()?.count().saturating_sub(1)),
+        count => usize::try_from(count).ok(),
     }
 }
 
