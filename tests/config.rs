@@ -1144,6 +1144,8 @@ fn syntax_is_told_with_its_line_and_hides_only_what_it_touches() {
 fn a_problem_shows_its_line() {
     let problems = parse(&format!("{LISTENER}{ROUTE}\tping = \"a\u{1b}\\u001b\"\n{UPSTREAM}")).expect_err("a mistake");
     assert!(!problems.to_string().contains('\u{1b}'), "control characters reach the terminal: {problems:?}");
+    let problems = parse(&format!("{LISTENER}{ROUTE}[upstream.\"a\\u001b\"]\nservers = [7]\n")).expect_err("a mistake");
+    assert!(!problems.to_string().contains('\u{1b}'), "nor those of a name: {problems:?}");
 
     let long = format!("{LISTENER}{ROUTE}subprotocols = [{} \"b c\"]\n{UPSTREAM}", "\"aaaaaaa\", ");
     assert!(parse(&long).expect_err("a mistake").to_string().contains("^^^^^\n"));

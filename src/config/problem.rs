@@ -120,7 +120,7 @@ impl fmt::Display for Problem {
             line => write!(f, ":{line}:{} ", self.at.column)?,
         }
         if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
+            write!(f, "{}: ", visible(&self.key))?;
         }
         write!(f, "{}", visible(&self.message))?;
         let gutter = self.at.line.to_string().len().max(3);
