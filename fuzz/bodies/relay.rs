@@ -438,7 +438,8 @@ fn heard(setting: &Setting, end: &End, to: &Peer, codes: Codes, from_it: &Readin
     // Half of a frame that is not taken is no reason to say nothing, but nothing can be said.
     let was_lost =
         end.side == to.side && matches!(end.cause, Cause::ClientLost | Cause::UpstreamLost | Cause::SlowConsumer);
-    let gave_room = end.detail == Detail::HeldBytes && end.side == to.side;
+    // Over the budget a side that takes nothing is given up, also when the end has begun for another reason.
+    let gave_room = end.detail == Detail::HeldBytes && end.side == to.side || setting.held_max != usize::MAX;
     if !to.is_troubled && !to.was_stuck && rest.is_empty() && !was_lost && !gave_room {
         assert!(code.is_some(), "{:?} was not told why: {end:?}", to.side);
     }
