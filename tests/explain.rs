@@ -204,11 +204,13 @@ fn asks() -> impl Strategy<Value = Ask> {
     // Few random requests ask for these, and each kind of answer has to be seen.
     let plain = any.clone().prop_map(|ask| Ask { upgrade: false, host: "10.0.0.1", path: "/files/a%2Fb", ..ask });
     let page = any.clone().prop_map(|ask| Ask { upgrade: false, host: "10.0.0.1", path: "/page", ..ask });
+    let no_page =
+        any.clone().prop_map(|ask| Ask { upgrade: false, host: "10.0.0.1", path: "/page/config.toml", ..ask });
     let moved = any.clone().prop_map(|ask| Ask { host: "example.com", path: "/none", subprotocols: vec![], ..ask });
     let fixed = any.clone().prop_map(|ask| Ask { host: "10.0.0.1", path: "/none", subprotocols: vec![], ..ask });
     let file =
         any.clone().prop_map(|ask| Ask { upgrade: false, host: "example.com", path: "/page/config.toml", ..ask });
-    prop_oneof![8 => any, 1 => file, 1 => page, 1 => plain, 1 => moved, 1 => fixed]
+    prop_oneof![8 => any, 1 => file, 1 => page, 1 => no_page, 1 => plain, 1 => moved, 1 => fixed]
 }
 
 impl Ask {

@@ -158,10 +158,7 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
             let refusal = counted(refusal, route, &client, live);
             refuse(refusal.into(), route, key.as_deref(), &client, &seen, &marks, live)
         }
-        Ok(Decision::Page(route, page)) => {
-            let page = super::page::answer(page, &parts, &route.path);
-            given(route, page)
-        }
+        Ok(Decision::Page(route, page)) => given(route, super::page::answer(page, &parts)),
         Ok(Decision::Redirect(route, location, status)) => given(route, fixed::redirect(location, status)),
         Ok(Decision::Respond(route, respond)) => given(route, fixed::respond(respond)),
         Ok(Decision::File(route, folder, below)) => {

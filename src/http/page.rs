@@ -29,22 +29,11 @@ struct Built {
 
 static CHAT_BUILT: LazyLock<Built> = LazyLock::new(|| Built::new(CHAT));
 
-/// Answers a request to a route whose target is a page.
-///
-/// GET and HEAD of exactly `route_path` (the query does not count) get the page, or 304 when the client has it already;
-/// other methods 405, other paths 404.
-pub fn answer(page: Page, parts: &request::Parts, route_path: &str) -> Response<Bytes> {
+/// Answers a GET or HEAD of a page (see [`crate::policy::files::page`]): the page, or 304 when the client has it already.
+pub fn answer(page: Page, parts: &request::Parts) -> Response<Bytes> {
     let built = match page {
         Page::Chat => &*CHAT_BUILT,
     };
-    if parts.uri.path() != route_path {
-        return refusal(parts, StatusCode::NOT_FOUND, "There is no such page.\n");
-    }
-    if !matches!(parts.method, Method::GET | Method::HEAD) {
-        let mut answer = refusal(parts, StatusCode::METHOD_NOT_ALLOWED, "This page is read with GET.\n");
-        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return answer;
-    }
     let mut answer = Response::new(Bytes::new());
     let headers = answer.headers_mut();
     for (name, value) in GUARDS {
@@ -126,17 +115,6 @@ fn has_already(parts: &request::Parts, etag: &str) -> bool {
     })
 }
 
-fn refusal(parts: &request::Parts, status: StatusCode, words: &'static str) -> Response<Bytes> {
-    let body = if parts.method == Method::HEAD { Bytes::new() } else { Bytes::from_static(words.as_bytes()) };
-    let mut answer = Response::new(body);
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_LENGTH, words.len().into());
-    answer
-}
-
 fn checked(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).expect("made of visible ASCII")
 }
@@ -150,7 +128,7 @@ mod tests {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        answer(Page::Chat, &request.body(()).unwrap().into_parts().0, "/")
+        answer(Page::Chat, &request.body(()).unwrap().into_parts().0)
     }
 
     fn field<'a>(answer: &'a Response<Bytes>, name: &str) -> &'a str {
@@ -176,9 +154,6 @@ mod tests {
             ("two fields", "GET", "/", &[("if-none-match", "\"other\""), ("if-none-match", etag)], 304, 0),
             ("any version", "GET", "/", &[("if-none-match", "*")], 304, 0),
             ("another version", "GET", "/", &[("if-none-match", "\"other\"")], 200, CHAT.len()),
-            ("POST", "POST", "/", &[], 405, 28),
-            ("another path", "GET", "/favicon.ico", &[], 404, 23),
-            ("another path, HEAD", "HEAD", "/favicon.ico", &[], 404, 0),
         ];
         for (rule, method, target, fields, status, body_bytes) in rows {
             let answer = ask(method, target, fields);
@@ -204,7 +179,6 @@ mod tests {
                 assert_eq!(field(&answer, name), value, "{method} {name}");
             }
         }
-        assert_eq!(field(&ask("DELETE", "/", &[]), "allow"), "GET, HEAD");
     }
 
     #[test]

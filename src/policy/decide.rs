@@ -172,6 +172,7 @@ pub fn decide<'a>(
         }
         Target::Page(page) => {
             access().map_err(|refusal| denied(Check::Access, refusal))?;
+            files::page(route, parts).map_err(|refusal| denied(Check::Route, refusal))?;
             return Ok(Decision::Page(route, *page));
         }
         Target::Files(folder) => {

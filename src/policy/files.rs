@@ -1,5 +1,5 @@
-//! Which file of a folder a request asks for. Nothing is opened here: whether there is one, and whether it lies within the
-//! folder, is for `http::files` to find out.
+//! Which file of a folder a request asks for, and whether it asks for a built-in page. Nothing is opened here: whether there
+//! is such a file, and whether it lies within the folder, is for `http::files` to find out.
 
 use http::{Method, request};
 
@@ -15,9 +15,7 @@ const WELL_KNOWN: &str = ".well-known";
 /// # Errors
 /// For other methods than GET and HEAD; for what is hidden, as if it were not there.
 pub fn below(route: &Route, parts: &request::Parts) -> Result<String, Refusal> {
-    if !matches!(parts.method, Method::GET | Method::HEAD) {
-        return Err(Refusal::PageMethod);
-    }
+    only_read(parts)?;
     let rest = route::rest(route, parts.uri.path_and_query().map_or("/", |target| target.as_str()));
     let below = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
     // In the normal form no encoding hides a dot.
@@ -27,22 +25,42 @@ pub fn below(route: &Route, parts: &request::Parts) -> Result<String, Refusal> {
     if segments.any(is_hidden) { Err(Refusal::FileNotFound) } else { Ok(below) }
 }
 
+/// A route's page stands at the route's path, and nothing below it; the query does not count.
+///
+/// # Errors
+/// For other paths, and for other methods than GET and HEAD.
+pub fn page(route: &Route, parts: &request::Parts) -> Result<(), Refusal> {
+    if route::normalise(parts.uri.path(), true)? != route.path {
+        return Err(Refusal::NoRoute);
+    }
+    only_read(parts)
+}
+
+fn only_read(parts: &request::Parts) -> Result<(), Refusal> {
+    if matches!(parts.method, Method::GET | Method::HEAD) { Ok(()) } else { Err(Refusal::PageMethod) }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http::Request;
 
     use super::*;
     use crate::config;
 
+    fn route(path: &str, rest: &str) -> Arc<Route> {
+        let text = format!("[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\npath = {path:?}\n{rest}\n");
+        config::parse(&text, "config.toml".as_ref()).expect("it is right").config.routes[0].clone()
+    }
+
+    fn head(method: &str, target: &str) -> request::Parts {
+        Request::builder().method(method).uri(target).body(()).unwrap().into_parts().0
+    }
+
     #[test]
     fn what_is_asked_for() {
-        let route = |path: &str, exact: bool| {
-            let text = format!(
-                "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\npath = {path:?}\npath_exact = {exact}\n\
-                 files = {{ folder = \"public\" }}\n"
-            );
-            config::parse(&text, "config.toml".as_ref()).expect("it is right").config.routes[0].clone()
-        };
+        let route = |path, exact| route(path, &format!("path_exact = {exact}\nfiles = {{ folder = \"public\" }}"));
         let (all, some, one) = (route("/", false), route("/static", false), route("/about", true));
         let hidden = Err(Refusal::FileNotFound);
         let ok = |below: &str| Ok(below.to_owned());
@@ -72,8 +90,29 @@ mod tests {
             ("out of it, encoded", &some, "GET", "/static/%2e%2E/x", Err(Refusal::PathDotSegment)),
         ];
         for (name, route, method, target, expected) in rows {
-            let (parts, ()) = Request::builder().method(method).uri(target).body(()).unwrap().into_parts();
-            assert_eq!(below(route, &parts), expected, "{name}");
+            assert_eq!(below(route, &head(method, target)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_page_stands_at_one_path() {
+        let (root, chat) = (route("/", "page = \"chat\""), route("/chat", "page = \"chat\""));
+        #[rustfmt::skip]
+        let rows = [
+            ("the root", &root, "GET", "/", Ok(())),
+            ("HEAD", &root, "HEAD", "/", Ok(())),
+            ("a query does not count", &root, "GET", "/?room=blue", Ok(())),
+            ("absolute form", &root, "GET", "http://example.com/", Ok(())),
+            ("two slashes are one", &root, "GET", "//", Ok(())),
+            ("POST", &root, "POST", "/", Err(Refusal::PageMethod)),
+            ("what browsers ask for by themselves", &root, "GET", "/favicon.ico", Err(Refusal::NoRoute)),
+            ("whatever the method", &root, "POST", "/favicon.ico", Err(Refusal::NoRoute)),
+            ("a path", &chat, "GET", "/chat?room=blue", Ok(())),
+            ("encoded", &chat, "GET", "/c%68at", Ok(())),
+            ("below it", &chat, "GET", "/chat/", Err(Refusal::NoRoute)),
+        ];
+        for (name, route, method, target, expected) in rows {
+            assert_eq!(page(route, &head(method, target)), expected, "{name}");
         }
     }
 }
