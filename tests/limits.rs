@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use support::client::{Peer, close_payload, masked, request};
+use support::dice::Dice;
 use support::eventually;
 use support::gateway::Gateway;
 use support::http::{Head, status};
@@ -326,17 +327,5 @@ fn connect(address: SocketAddr, dice: &mut Dice) {
         0 => peer.reset(),
         1 => drop(peer.try_write(&masked(8, &close_payload(1000, "")))),
         _ => {}
-    }
-}
-
-/// Numbers that are the same in each run (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % end as u64) as usize
     }
 }

@@ -34,14 +34,29 @@ pub struct Servers {
     flood: SocketAddr,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    Reload,
+    /// A reload with a new certificate.
+    Certificate,
+    Drain,
+    Kill,
+    /// Of the log.
+    Rotation,
+}
+
 /// What happened, from when to when, in seconds of the run.
 #[derive(Default)]
-pub struct Happened {
-    pub reloads: Vec<(f64, f64)>,
-    pub certificates: Vec<(f64, f64)>,
-    pub drains: Vec<(f64, f64)>,
-    pub kills: Vec<(f64, f64)>,
-    pub rotations: Vec<(f64, f64)>,
+pub struct Happened(Vec<(Event, (f64, f64))>);
+
+impl Happened {
+    pub fn spans(&self, wanted: Event) -> Vec<(f64, f64)> {
+        self.0.iter().filter(|(event, _)| *event == wanted).map(|(_, span)| *span).collect()
+    }
+
+    pub fn count(&self, wanted: Event) -> usize {
+        self.spans(wanted).len()
+    }
 }
 
 impl Servers {
@@ -185,48 +200,38 @@ pub struct Course<'a> {
 
 impl Course<'_> {
     pub fn run(&mut self, pace: &Pace) {
+        let every = [
+            (Event::Reload, pace.reload),
+            (Event::Drain, pace.drain),
+            (Event::Kill, pace.kill),
+            (Event::Rotation, pace.rotate),
+        ];
         // Not all at once at the beginning.
-        let mut due = [pace.reload, pace.drain, pace.kill, pace.rotate].map(|every| (every / 2, every));
-        let mut turns = [0; 4];
+        let mut due = every.map(|(event, every)| (event, every / 2, every, 0));
         while !self.world.stopped() {
-            for (index, (next, every)) in due.iter_mut().enumerate() {
+            for (event, next, every, turn) in &mut due {
                 if self.began.elapsed() >= *next {
                     *next += *every;
-                    turns[index] += 1;
-                    self.act(index, turns[index]);
+                    *turn += 1;
+                    let event = if *event == Event::Reload && *turn % 3 == 0 { Event::Certificate } else { *event };
+                    self.act(event, *turn);
                 }
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    fn act(&mut self, what: usize, turn: usize) {
+    fn act(&mut self, event: Event, turn: usize) {
         let from = self.now();
         let server = turn % self.servers.pool.len();
-        let list: fn(&mut Happened) -> &mut Vec<(f64, f64)> = match what {
-            0 if turn.is_multiple_of(3) => {
-                self.new_certificate();
-                |happened| &mut happened.certificates
-            }
-            0 => {
-                self.reload(turn);
-                |happened| &mut happened.reloads
-            }
-            1 => {
-                self.drain(server);
-                |happened| &mut happened.drains
-            }
-            2 => {
-                self.kill(server);
-                |happened| &mut happened.kills
-            }
-            _ => {
-                self.rotate_log();
-                |happened| &mut happened.rotations
-            }
-        };
-        let to = self.now();
-        list(&mut self.happened).push((from, to));
+        match event {
+            Event::Reload => self.reload(turn),
+            Event::Certificate => self.new_certificate(),
+            Event::Drain => self.drain(server),
+            Event::Kill => self.kill(server),
+            Event::Rotation => self.rotate_log(),
+        }
+        self.happened.0.push((event, (from, self.now())));
     }
 
     fn now(&self) -> f64 {

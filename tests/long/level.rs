@@ -42,6 +42,11 @@ impl Bound {
         self.absolute.max(self.share * level)
     }
 
+    /// The same with so many times the room.
+    pub fn times(self, slack: f64) -> Bound {
+        Bound { share: self.share * slack, absolute: self.absolute * slack }
+    }
+
     pub fn holds(self, trend: Trend) -> bool {
         trend.drift <= self.of(trend.level)
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 
 use crate::support::client::{BINARY, CLOSE, Frame, PING, PONG, Peer, TEXT, close_payload, header, masked, request};
+use crate::support::dice::{Dice, message};
 use crate::support::http::status;
 use crate::support::tls;
 
@@ -85,33 +86,6 @@ fn add(count: &AtomicU64, more: u64) {
 
 fn forwarded(client: u32) -> String {
     format!("X-Forwarded-For: {}\r\n", std::net::Ipv4Addr::from(0x0a00_0000 | client))
-}
-
-/// Numbers without a pattern (SplitMix64).
-pub struct Dice(pub u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let bits = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
-/// A message that depends, in each of its bytes, on who sent it and which one it is.
-fn message(session: u64, number: u64, size: usize) -> Vec<u8> {
-    let mut bytes = [session.to_le_bytes(), number.to_le_bytes()].concat();
-    let mut dice = Dice(session << 32 | number);
-    while bytes.len() < size {
-        bytes.extend_from_slice(&dice.next().to_le_bytes());
-    }
-    bytes.truncate(size);
-    bytes
 }
 
 /// A client of an echo. Each of its sessions has numbers of its own.
@@ -340,7 +314,7 @@ pub fn churn(world: &World, number: u32) {
     while !world.stopped() {
         let client = 0x0200_0000 + dice.below(1 << 20) as u32;
         let peer = world.open(dice.below(4) == 0, "/pool", client);
-        let mut echo = Echo::new(world, peer, dice.below(3_000) as usize + 16);
+        let mut echo = Echo::new(world, peer, dice.below(3_000) + 16);
         if let Round::Whole = echo.round(1) {
             match dice.below(4) {
                 0 => echo.peer.reset(),
@@ -351,7 +325,7 @@ pub fn churn(world: &World, number: u32) {
                 _ => echo.leave(),
             }
         }
-        world.pause(Duration::from_millis(60 + dice.below(120)));
+        world.pause(Duration::from_millis(60 + dice.below(120) as u64));
     }
 }
 

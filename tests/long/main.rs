@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chart::{Line, Panel, Row};
-use course::{Course, Happened, Pace, Servers};
+use course::{Course, Event, Happened, Pace, Servers};
 use level::{Bound, trend};
 use load::World;
 use samples::Samples;
@@ -183,11 +183,11 @@ fn check_levels(samples: &Samples, loaded: usize, slack: f64) {
         let column = samples.column(name);
         let trend = trend(&column[..loaded]);
         let (unit, words) = if name.ends_with("_bytes") { (MIB, " MiB") } else { (1.0, "") };
-        let allowed = bound.of(trend.level) * slack;
+        let bound = bound.times(slack);
         let (level, drift, last) = (trend.level / unit, trend.drift / unit, column[column.len() - 1] / unit);
-        println!("| {name} | {level:.1}{words} | {drift:+.2} | {:.2} | {last:.1} |", allowed / unit);
+        println!("| {name} | {level:.1}{words} | {drift:+.2} | {:.2} | {last:.1} |", bound.of(trend.level) / unit);
         // In a run too short for it nothing can be said.
-        if trend.drift > allowed && fills <= third {
+        if !bound.holds(trend) && fills <= third {
             growing.push(format!("{name}: {level:.1}{words}, and {drift:+.2} in the last two thirds"));
         }
     }
@@ -199,11 +199,11 @@ fn report(world: &World, happened: &Happened) {
     let of = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::SeqCst);
     println!(
         "{} reloads, {} of them with a new certificate; {} drains, {} servers killed, {} logs rotated",
-        happened.reloads.len() + happened.certificates.len(),
-        happened.certificates.len(),
-        happened.drains.len(),
-        happened.kills.len(),
-        happened.rotations.len()
+        happened.count(Event::Reload) + happened.count(Event::Certificate),
+        happened.count(Event::Certificate),
+        happened.count(Event::Drain),
+        happened.count(Event::Kill),
+        happened.count(Event::Rotation)
     );
     println!(
         "{} sessions, {} messages checked, {} events, {} requests",
@@ -222,7 +222,11 @@ fn report(world: &World, happened: &Happened) {
     );
     assert!(of(&counts.moved) > 0 && of(&counts.bereft) > 0, "drains and kills meet sessions");
     // A server that was killed is put aside after two failures.
-    assert!(of(&counts.refused) <= 10 * happened.kills.len() as u64, "{} handshakes failed", of(&counts.refused));
+    assert!(
+        of(&counts.refused) <= 10 * happened.count(Event::Kill) as u64,
+        "{} handshakes failed",
+        of(&counts.refused)
+    );
 }
 
 /// `target/long/`, however the run went.
@@ -271,13 +275,13 @@ fn draw(title: &str, samples: &Samples, happened: &Happened, left: Duration) -> 
         Panel { title: "Processor, % of one", lines: vec![line("", "cpu_percent")] },
         Panel { title: "Messages relayed, a second", lines: vec![line("", "messages_per_second")] },
     ];
-    let row = |name, spans: &Vec<(f64, f64)>| Row { name, spans: spans.clone() };
+    let row = |name, event| Row { name, spans: happened.spans(event) };
     let rows = [
-        row("reload", &happened.reloads),
-        row("certificate", &happened.certificates),
-        row("drain", &happened.drains),
-        row("kill", &happened.kills),
-        row("log", &happened.rotations),
+        row("reload", Event::Reload),
+        row("certificate", Event::Certificate),
+        row("drain", Event::Drain),
+        row("kill", Event::Kill),
+        row("log", Event::Rotation),
     ];
     chart::draw(title, samples.column("seconds"), &panels, &rows, &[(left.as_secs_f64(), "all leave")])
 }

@@ -44,7 +44,7 @@ impl Samples {
     pub fn take(&mut self, gateway: &Gateway) {
         let now = self.began.elapsed().as_secs_f64();
         let (resident, cpu) = (gateway.resident() as f64, gateway.processor_time().as_secs_f64());
-        let (descriptors, threads) = (entries(gateway, "fd"), entries(gateway, "task"));
+        let (descriptors, threads) = (gateway.count("fd") as f64, gateway.count("task") as f64);
         let found = Exposition::parse(&metrics(gateway.admin()));
         let of = |name| found.sum(name, &[]);
         let table = |table| found.sum("tidegate_client_entries", &[("table", table)]);
@@ -117,9 +117,4 @@ fn round(value: f64) -> f64 {
 fn servers(found: &Exposition) -> f64 {
     let labels = found.0.values().flat_map(|family| &family.samples).map(|(_, labels, _)| labels);
     labels.filter_map(|labels| labels.get("server")).collect::<BTreeSet<_>>().len() as f64
-}
-
-/// How many files or threads the process has.
-fn entries(gateway: &Gateway, folder: &str) -> f64 {
-    std::fs::read_dir(format!("/proc/{}/{folder}", gateway.process())).expect("the process lives").count() as f64
 }

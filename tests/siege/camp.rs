@@ -135,7 +135,7 @@ impl Siege {
             scope.spawn(|| {
                 while !is_left.load(Ordering::SeqCst) {
                     memory.fetch_max(self.gateway.resident(), Ordering::SeqCst);
-                    descriptors.fetch_max(open_descriptors(&self.gateway), Ordering::SeqCst);
+                    descriptors.fetch_max(self.gateway.count("fd"), Ordering::SeqCst);
                     thread::sleep(Duration::from_millis(20));
                 }
             });
@@ -205,9 +205,9 @@ struct Rest {
 fn at_rest(gateway: &Gateway, most: usize) -> Rest {
     let (began, rest) = (Instant::now(), scale(Duration::from_millis(250), Duration::from_millis(500)));
     loop {
-        let (before, used) = (open_descriptors(gateway), gateway.processor_time());
+        let (before, used) = (gateway.count("fd"), gateway.processor_time());
         thread::sleep(rest);
-        let (descriptors, used) = (open_descriptors(gateway), gateway.processor_time().saturating_sub(used));
+        let (descriptors, used) = (gateway.count("fd"), gateway.processor_time().saturating_sub(used));
         let processor = used.as_secs_f64() / rest.as_secs_f64();
         if descriptors == before && descriptors <= most && processor <= RESTING {
             return Rest { descriptors, processor };
@@ -215,10 +215,6 @@ fn at_rest(gateway: &Gateway, most: usize) -> Rest {
         let waited = began.elapsed();
         assert!(waited < RECOVERY, "never at rest: {descriptors} descriptors of {most}, {processor:.3} of a processor");
     }
-}
-
-fn open_descriptors(gateway: &Gateway) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", gateway.process())).expect("the process lives").count()
 }
 
 fn median(times: &[Duration]) -> Duration {

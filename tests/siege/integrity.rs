@@ -7,47 +7,21 @@ use std::time::Duration;
 
 use crate::camp::{self, Bounds, MIB, NO_LIMITS, Siege, scale};
 use crate::support::client::{BINARY, CLOSE, PING, PONG, Peer, header, request};
+use crate::support::dice::{Dice, message};
 use crate::support::gateway::{Gateway, config, folder};
 use crate::support::tls::{self, Authority};
 
 const MESSAGE_MAX: usize = 256 * 1024;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// Numbers without a pattern, the same in every run (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let bits = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
+/// Small ones mostly, none and the largest too.
+fn size(dice: &mut Dice) -> usize {
+    match dice.below(20) {
+        0 => 0,
+        1 => MESSAGE_MAX,
+        2..5 => dice.below(MESSAGE_MAX),
+        _ => dice.below(2_000),
     }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    /// Small ones mostly, none and the largest too.
-    fn size(&mut self) -> usize {
-        match self.below(20) {
-            0 => 0,
-            1 => MESSAGE_MAX,
-            2..5 => self.below(MESSAGE_MAX),
-            _ => self.below(2_000),
-        }
-    }
-}
-
-/// A message that says who sent it, which one it is, and carries bytes that depend on both.
-fn message(session: u64, number: u64, size: usize) -> Vec<u8> {
-    let mut bytes = [session.to_le_bytes(), number.to_le_bytes()].concat();
-    let mut dice = Dice(session << 32 | number);
-    while bytes.len() < size {
-        bytes.extend_from_slice(&dice.next().to_le_bytes());
-    }
-    bytes.truncate(size);
-    bytes
 }
 
 /// The frames of a message, cut at random, with pings between some of them. Returns how many pings there are.
@@ -113,7 +87,7 @@ fn client(number: u64, rounds: u64, open: impl Fn() -> Peer) -> u64 {
     let (mut sent, mut pongs, mut pings) = (0, 0, 0);
     for round in 0..rounds {
         // Several small ones are under way at once, and one large one by itself.
-        let sizes: Vec<usize> = (0..1 + dice.below(4)).map(|_| dice.size()).collect();
+        let sizes: Vec<usize> = (0..1 + dice.below(4)).map(|_| size(&mut dice)).collect();
         let sizes = if sizes.iter().sum::<usize>() > 32 * 1024 { &sizes[..1] } else { &sizes[..] };
         let messages: Vec<_> = sizes.iter().zip(sent..).map(|(size, n)| message(number, n, *size)).collect();
         for message in &messages {

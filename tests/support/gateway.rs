@@ -138,6 +138,11 @@ impl Gateway {
         Duration::from_nanos(threads.filter_map(used).sum())
     }
 
+    /// Open files and threads: `fd` and `task`.
+    pub fn count(&self, folder: &str) -> usize {
+        std::fs::read_dir(format!("/proc/{}/{folder}", self.process())).expect("the process lives").count()
+    }
+
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(status.expect("kill runs").success());

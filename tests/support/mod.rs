@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod dice;
 pub mod dns;
 pub mod exposition;
 pub mod gateway;
