@@ -64,7 +64,7 @@ pub struct Gateway {
     admin: Option<ListenerAddress>,
     /// Stops what goes on until the last session has ended: the embedded backends, the admin interface.
     beside: CancellationToken,
-    /// Whether the admin interface has: with the file of its socket.
+    /// Cancelled when the admin interface has stopped and the file of its socket is gone.
     admin_ended: CancellationToken,
 }
 
@@ -83,7 +83,7 @@ pub enum StartError {
     Signals(#[source] io::Error),
     #[error(transparent)]
     Admin(#[from] OpenError),
-    #[error("no thread can be started for [admin]")]
+    #[error("[admin] cannot be served on a thread of its own")]
     AdminThread(#[source] io::Error),
     #[error("upstream {name}")]
     UpstreamTls { name: String, source: Box<TlsError> },
@@ -243,7 +243,7 @@ impl Gateway {
             Some(door) => {
                 let desk = Arc::new(Desk::new(Arc::downgrade(&gateway), file));
                 let (stop, ended) = (gateway.beside.clone(), gateway.admin_ended.clone());
-                door.start(desk, stop, ended).map_err(StartError::AdminThread)?;
+                door.start(desk, stop, ended).await.map_err(StartError::AdminThread)?;
             }
             None => gateway.admin_ended.cancel(),
         }

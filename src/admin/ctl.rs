@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::client::{CallError, Client};
 use crate::config::model::ListenerAddress;
 use crate::config::show;
+use crate::relay::end::Traffic;
 
 /// Sessions that are asked for at once.
 const PAGE: usize = 1000;
@@ -86,17 +87,11 @@ struct Shown<'a> {
     #[serde(borrow)]
     server: Cow<'a, str>,
     age_seconds: f64,
-    from_client: Sent,
-    from_upstream: Sent,
+    from_client: Traffic,
+    from_upstream: Traffic,
     messages_per_second: f64,
     #[serde(borrow)]
     ending: Option<Cow<'a, str>>,
-}
-
-#[derive(Default, Deserialize)]
-struct Sent {
-    messages: u64,
-    bytes: u64,
 }
 
 /// The address to connect to for one that is listened on: that of every interface is none.
@@ -225,15 +220,15 @@ impl Sessions {
 fn session_list(list: &Sessions) -> String {
     let rows = list.sessions.iter().map(|session| {
         let session: Shown<'_> = serde_json::from_str(session.get()).unwrap_or_default();
-        let sent = |sent: &Sent| format!("{} / {}", sent.messages, bytes(sent.bytes));
+        let sent = |sent: Traffic| format!("{} / {}", sent.messages, bytes(sent.bytes));
         vec![
             session.id.to_string(),
             session.route.into_owned(),
             session.client.into_owned(),
             session.server.into_owned(),
             show_age(session.age_seconds),
-            sent(&session.from_client),
-            sent(&session.from_upstream),
+            sent(session.from_client),
+            sent(session.from_upstream),
             format!("{:.1}", session.messages_per_second),
             session.ending.unwrap_or_default().into_owned(),
         ]

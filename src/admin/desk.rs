@@ -82,7 +82,9 @@ impl View {
     async fn look(&self, call: Call, ask: &Ask) -> Result<Answer, Problem> {
         // Probes may ask in whatever way they like.
         let query = if call.is_open() { Query::default() } else { Query::read(&ask.query)? };
-        let query = if call.has_parameters() { query } else { query.finish()? };
+        if !call.has_parameters() {
+            query.finish()?;
+        }
         if !call.has_body() && !ask.body.is_empty() {
             return Err(Problem::bad("nothing here reads a body: put filters into the query"));
         }
@@ -172,7 +174,7 @@ impl View {
         }
         let registry = self.live.drain.sessions();
         let page = registry.page(&selector, Page { after, limit });
-        let mut list = List::default();
+        let mut list = List::begin(page.total, page.next);
         for batch in page.ids.chunks(BATCH) {
             batch.iter().filter_map(|id| registry.info(*id)).for_each(|info| list.push(&Session::of(&info)));
             list.end_part();
@@ -180,7 +182,7 @@ impl View {
             std::thread::yield_now();
             tokio::task::yield_now().await;
         }
-        Ok(Answer::parts(list.end(page.total, page.next)))
+        Ok(Answer::parts(list.end()))
     }
 
     fn session(&self, id: u64) -> Result<Answer, Problem> {

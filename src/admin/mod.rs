@@ -29,7 +29,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::runtime::Builder;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -96,25 +96,30 @@ impl Door {
     /// Answers on a thread of its own until `stop` is cancelled; cancels `ended` when it has stopped.
     ///
     /// # Errors
-    /// Those of the system.
-    pub fn start(self, desk: Arc<Desk>, stop: CancellationToken, ended: CancellationToken) -> io::Result<()> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let guard = ended.drop_guard();
-        thread::Builder::new().name("admin".to_owned()).spawn(move || {
-            runtime.block_on(stop.run_until_cancelled_owned(self.serve(desk)));
-            // With all connections, and before anybody is told.
-            drop(runtime);
-            drop(guard);
-        })?;
-        Ok(())
+    /// Those of the system, before anything is answered.
+    pub async fn start(self, desk: Arc<Desk>, stop: CancellationToken, ended: CancellationToken) -> io::Result<()> {
+        let (began, has_begun) = oneshot::channel();
+        let ended = ended.drop_guard();
+        let serving = move || {
+            // Dropped last: behind the runtime with all connections.
+            let _ended = ended;
+            let runtime = match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(began.send(Err(error))),
+            };
+            runtime.block_on(stop.run_until_cancelled_owned(self.serve(desk, began)));
+        };
+        thread::Builder::new().name("admin".to_owned()).spawn(serving)?;
+        has_begun.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
     }
 
-    async fn serve(self, desk: Arc<Desk>) {
+    async fn serve(self, desk: Arc<Desk>, began: oneshot::Sender<io::Result<()>>) {
         let Door { socket, tls, admin, .. } = self;
         let socket = match socket.here() {
             Ok(socket) => socket,
-            Err(error) => return tracing::error!(error = %error, "[admin] cannot be served"),
+            Err(error) => return drop(began.send(Err(error))),
         };
+        let _ = began.send(Ok(()));
         let (admin, places) = (Arc::new(admin), Arc::new(Semaphore::new(CONNECTIONS)));
         loop {
             let place = places.clone().acquire_owned().await.expect("it is never closed");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::answer::Problem;
 
 /// What stands behind the `?`, of which nothing may be left over.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Query {
     pairs: Vec<(String, String)>,
 }
@@ -65,9 +65,9 @@ impl Query {
 
     /// # Errors
     /// When there is something that nobody asked for: a misspelt filter must not close every session.
-    pub fn finish(self) -> Result<Query, Problem> {
+    pub fn finish(&self) -> Result<(), Problem> {
         match self.pairs.first() {
-            None => Ok(self),
+            None => Ok(()),
             Some((name, _)) => Err(Problem::bad(format!("unknown parameter `{name}`: docs/openapi.yaml has them all"))),
         }
     }

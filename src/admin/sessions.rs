@@ -28,18 +28,12 @@ pub struct Session<'a> {
     #[serde(serialize_with = "text")]
     opened: Date,
     age_seconds: f64,
-    from_client: Sent,
-    from_upstream: Sent,
+    from_client: Traffic,
+    from_upstream: Traffic,
     messages_per_second: f64,
     bytes_per_second: f64,
     held_bytes: usize,
     ending: Option<&'static str>,
-}
-
-#[derive(Debug, Serialize)]
-struct Sent {
-    messages: u64,
-    bytes: u64,
 }
 
 /// RFC 3339, in milliseconds, which are fine enough for people.
@@ -47,11 +41,12 @@ struct Sent {
 struct Date(SystemTime);
 
 /// A page of sessions, in parts of which none takes long to send.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct List {
     parts: Vec<Bytes>,
     part: Vec<u8>,
-    has_begun: bool,
+    /// What stands before the next session.
+    separator: &'static str,
 }
 
 impl<'a> Session<'a> {
@@ -67,8 +62,8 @@ impl<'a> Session<'a> {
             key: info.key.as_deref(),
             opened: Date(info.opened),
             age_seconds: info.age.as_secs_f64(),
-            from_client: info.flow.from_client.into(),
-            from_upstream: info.flow.from_upstream.into(),
+            from_client: info.flow.from_client,
+            from_upstream: info.flow.from_upstream,
             messages_per_second: info.rate.messages,
             bytes_per_second: info.rate.bytes,
             held_bytes: info.held,
@@ -78,9 +73,16 @@ impl<'a> Session<'a> {
 }
 
 impl List {
+    /// `next`: behind which id the next page begins.
+    pub fn begin(total: usize, next: Option<u64>) -> List {
+        let next = next.map_or_else(|| "null".to_owned(), |next| next.to_string());
+        let part = format!("{{\"total\":{total},\"next\":{next},\"sessions\":[").into_bytes();
+        List { parts: Vec::new(), part, separator: "" }
+    }
+
     pub fn push(&mut self, session: &Session<'_>) {
-        self.part.extend_from_slice(if self.has_begun { b"," } else { b"{\"sessions\":[" });
-        self.has_begun = true;
+        self.part.extend_from_slice(self.separator.as_bytes());
+        self.separator = ",";
         serde_json::to_writer(&mut self.part, session).expect("nothing in it can fail");
     }
 
@@ -90,17 +92,10 @@ impl List {
     }
 
     /// The whole answer.
-    pub fn end(mut self, total: usize, next: Option<u64>) -> Vec<Bytes> {
-        let begin = if self.has_begun { "" } else { "{\"sessions\":[" };
-        let next = next.map_or_else(|| "null".to_owned(), |next| next.to_string());
-        self.parts.push(format!("{begin}],\"total\":{total},\"next\":{next}}}\n").into());
+    pub fn end(mut self) -> Vec<Bytes> {
+        self.part.extend_from_slice(b"]}\n");
+        self.end_part();
         self.parts
-    }
-}
-
-impl From<Traffic> for Sent {
-    fn from(traffic: Traffic) -> Sent {
-        Sent { messages: traffic.messages, bytes: traffic.bytes }
     }
 }
 

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::proto::close::{self, Code};
 use crate::proto::scan::{Violation, ViolationKind};
 
@@ -206,7 +208,7 @@ impl fmt::Display for Detail {
 }
 
 /// One direction's share of a session.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Data messages begun.
     pub messages: u64,
