@@ -1,5 +1,5 @@
-// Two programs that run the Autobahn cases, as a client or as a server: the original suite on Python 2.7, where tests/run
-// found one, and kosoku on Python 3. Both write the same index.json. The original sees more of how connections end;
+// Two programs that run the Autobahn cases: the original suite on Python 2.7, where tests/run found one, as a client; and
+// kosoku on Python 3, as a client or as a server. Both write the same index.json. The original sees more of how connections end;
 // kosoku needs minutes for what takes the original hours, so it is the one for a whole run.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -33,7 +33,7 @@ export async function runFuzzingClient(url, name, cases, ms) {
   const outdir = freshDirectory(name);
   const agent = name.replaceAll(/\W/g, '-');
   const program = isOriginal
-    ? original('fuzzingclient', { outdir, servers: [{ url, agent }], cases })
+    ? original({ outdir, servers: [{ url, agent }], cases })
     : kosoku('fuzzingclient', outdir, ['-p', `${PARALLEL}`], cases, url);
   return report(program, outdir, ms);
 }
@@ -79,7 +79,7 @@ async function report(program, outdir, ms) {
   return Object.values(JSON.parse(readFileSync(index, 'utf8')))[0];
 }
 
-function original(mode, spec) {
+function original(spec) {
   const file = join(spec.outdir, 'spec.json');
   writeFileSync(file, JSON.stringify({ ...spec, 'exclude-cases': [], 'exclude-agent-cases': {} }));
   const python2 = readFileSync(join(packages, 'python'), 'utf8').trim();
@@ -88,7 +88,7 @@ function original(mode, spec) {
     `import site; site.addsitedir(${JSON.stringify(packages)})`,
     'from autobahntestsuite.wstest import run; run()',
   ].join('; ');
-  return new Process(python2, ['-u', '-c', start, '-m', mode, '-s', file], { cwd: spec.outdir });
+  return new Process(python2, ['-u', '-c', start, '-m', 'fuzzingclient', '-s', file], { cwd: spec.outdir });
 }
 
 function kosoku(mode, outdir, options, cases, address) {
