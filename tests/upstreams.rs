@@ -191,6 +191,18 @@ fn retries_never_storm() {
     }
 }
 
+/// The server with the fewest sessions is the one that is dead: everybody is sent there first, and nobody may pay for it.
+#[test]
+fn a_server_that_nobody_reaches_costs_no_retries() {
+    let (good, _) = named(1);
+    let upstream = "balance = \"least-connections\"\nretry_budget = 0\nhealth = { passive = \"off\" }";
+    let gateway = Gateway::start(&config(&list(&[closed(), good]), "http = true", upstream));
+    let sessions: Vec<_> = (0..40).map(|_| open(gateway.address(), "/", "")).collect();
+    assert!(sessions.iter().all(|(_, server)| *server == 1));
+    (0..40).for_each(|_| assert_eq!(ask(gateway.address(), "/", ""), 1));
+    assert_eq!(gateway.output().matches("failed, trying another").count(), 80);
+}
+
 #[test]
 fn plain_requests_are_repeated_where_that_is_safe() {
     let down = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";

@@ -665,7 +665,8 @@ pub(super) static UPSTREAM: Table = Table {
             "retry_budget",
             "number, up to 100",
             Default("20"),
-            "Retries in percent of all requests, so that they never storm. Ten may be saved.",
+            "Retries in percent of all requests, so that they never storm. Ten may be saved. A server that could not be \
+             connected to costs none.",
         ),
         key("connect_timeout", DURATION, Default("\"3s\""), "For connecting to a server."),
         key(

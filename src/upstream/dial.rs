@@ -97,6 +97,14 @@ impl DialError {
         }
     }
 
+    /// Whether no server has anything to do with it yet: the next one that is asked is the first.
+    pub(super) fn reached_nobody(&self) -> bool {
+        matches!(
+            self,
+            DialError::Resolve(_) | DialError::Unresolved | DialError::Connect(_) | DialError::ConnectUnix(_)
+        )
+    }
+
     /// Whether it says something of the server, and not only that we had no descriptor left: that strikes all servers
     /// alike, and is over sooner than their time aside.
     pub(super) fn blames_server(&self) -> bool {

@@ -51,20 +51,23 @@ impl<'a> Tries<'a> {
         self.tried.len() < (self.pool.upstream.retries as usize).min(others)
     }
 
-    /// Another server, when there is one and the budget allows it.
-    fn after(&mut self, failed: &Chosen, why: &str) -> Option<Chosen> {
+    /// Another server, when there is one and the budget allows it. A try that `reached_nobody` costs nothing: the next is
+    /// the first work that a server has with this request.
+    fn after(&mut self, failed: &Chosen, reached_nobody: bool, why: &str) -> Option<Chosen> {
         if !self.left() {
             return None;
         }
         let (upstream, address) = (&failed.member.server.text, failed.member.shown());
         self.tried.push(failed.member.clone());
         // Before the choice: who is chosen after its time aside has one try, and it would be lost.
-        if !self.pool.budget.spend() {
+        if !reached_nobody && !self.pool.budget.spend() {
             tracing::info!(upstream, address, detail = why, "failed, and the budget of retries is used up");
             return None;
         }
         let Ok(next) = self.next() else {
-            self.pool.budget.refund();
+            if !reached_nobody {
+                self.pool.budget.refund();
+            }
             return None;
         };
         let member = &next.member;
@@ -109,7 +112,8 @@ pub async fn dial(
         if !matches!(&answer, Err(error) if !error.blames_server()) {
             pool.failed(&chosen.member, &why);
         }
-        match tries.after(&chosen, &why) {
+        let reached_nobody = answer.as_ref().is_err_and(DialError::reached_nobody);
+        match tries.after(&chosen, reached_nobody, &why) {
             Some(next) => chosen = next,
             None => return Ok((chosen, answer)),
         }
@@ -165,7 +169,8 @@ pub async fn send(
             }
         };
         let Some(again) = again else { return Ok((chosen, result)) };
-        match tries.after(&chosen, &why) {
+        let reached_nobody = result.as_ref().is_err_and(DialError::reached_nobody);
+        match tries.after(&chosen, reached_nobody, &why) {
             Some(next) => (chosen, request) = (next, again),
             None => return Ok((chosen, result)),
         }
