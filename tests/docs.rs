@@ -138,7 +138,7 @@ every_refusal! {
     HeadMalformed, HeadTooLarge, HeadTimeout, HostMissing, HostRepeated, HostMalformed, HostMismatch,
     TargetMalformed, TargetTooLong, PathDotSegment, PathBackslash, PathControl, PathEncodedSlash, NoRoute, PageMethod,
     FileNotFound, FileUnreadable, Method,
-    HttpVersion, ContentLengthMalformed, HasBody, NotAnUpgrade, ConnectionLacksUpgrade, Version, KeyMissing,
+    HttpVersion, HasBody, NotAnUpgrade, ConnectionLacksUpgrade, Version, KeyMissing,
     KeyRepeated, KeyMalformed, SubprotocolsMalformed, SubprotocolRepeated, Trace, TransferCoding, BodyMalformed,
     BodyTimeout, OriginNotAllowed, OriginMissing,
     OriginMalformed, AccessDenied, ApiKeyMissing { bearer: true }, ApiKeyRepeated, ApiKeyAlone,

@@ -271,9 +271,6 @@ impl<'f, 's> Reader<'f, 's> {
     }
 
     fn unknown(&self, name: &str) -> Wrong {
-        if self.schema.later.contains(&name) {
-            return Wrong::new("not yet supported in this version").help("remove it");
-        }
         let wrong = Wrong::new(format!("unknown key in {}", self.schema.title));
         if let Some(near) = nearest(name, self.schema.keys.iter().map(|key| key.name)) {
             return wrong.help(format!("did you mean `{near}`?"));

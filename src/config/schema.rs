@@ -9,8 +9,6 @@ pub(super) struct Table {
     pub title: &'static str,
     pub doc: &'static str,
     pub keys: &'static [Key],
-    /// Keys of later versions, so that they are told apart from misspelt ones.
-    pub later: &'static [&'static str],
 }
 
 #[derive(Debug)]
@@ -108,7 +106,6 @@ pub(super) static ROOT: Table = Table {
         section("reload", Holds::Table(&RELOAD), Default("{}")),
         section("admin", Holds::Table(&ADMIN), Nothing("{ address = \"127.0.0.1:9090\" }", "no admin interface")),
     ],
-    later: &[],
 };
 
 pub(super) static RUNTIME: Table = Table {
@@ -122,7 +119,6 @@ pub(super) static RUNTIME: Table = Table {
          cgroup's CPU quota, rounded down: 2.5 processors make 2 workers, 0.5 makes 1. Read once, at the start, which \
          tells the number.",
     )],
-    later: &[],
 };
 
 pub(super) static LIMITS: Table = Table {
@@ -163,7 +159,6 @@ pub(super) static LIMITS: Table = Table {
              have held some for longest end, and new ones are refused.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static LISTENER: Table = Table {
@@ -219,7 +214,6 @@ pub(super) static LISTENER: Table = Table {
         DENY,
         section("limits", Holds::Table(&LISTENER_LIMITS), Default("{}")),
     ],
-    later: &[],
 };
 
 pub(super) static LISTENER_LIMITS: Table = Table {
@@ -230,7 +224,6 @@ pub(super) static LISTENER_LIMITS: Table = Table {
         key("connections", COUNT_OR_OFF, OFF, "TCP connections open at once."),
         key("connections_pending", COUNT_OR_OFF, OFF, "Those whose handshake is not finished."),
     ],
-    later: &[],
 };
 
 pub(super) static LISTENER_TLS: Table = Table {
@@ -266,7 +259,6 @@ pub(super) static LISTENER_TLS: Table = Table {
         ),
         key("min_version", "\"1.2\" or \"1.3\"", Default("\"1.2\""), "The oldest version of TLS that is served."),
     ],
-    later: &[],
 };
 
 pub(super) static CERTIFICATES: Table = Table {
@@ -276,7 +268,6 @@ pub(super) static CERTIFICATES: Table = Table {
         key("certificate", FILE, Required("\"certs/other.pem\""), "The certificate, followed by its chain."),
         key("key", FILE, Required("\"certs/other.key\""), "Its private key."),
     ],
-    later: &[],
 };
 
 pub(super) static ROUTE: Table = Table {
@@ -322,7 +313,12 @@ pub(super) static ROUTE: Table = Table {
             Nothing("\"mqtt\"", "no condition"),
             "Serves only clients that offer this subprotocol.",
         ),
-        key("upstream", "name of an upstream", Either("\"echo\""), "Where sessions go. Either this or `page`."),
+        key(
+            "upstream",
+            "name of an upstream",
+            Either("\"echo\""),
+            "Where sessions go. A route has one target: this, `page`, `redirect`, `respond` or `files`.",
+        ),
         key(
             "strip_prefix",
             "true or false",
@@ -479,7 +475,6 @@ pub(super) static ROUTE: Table = Table {
             "Plain HTTP: how long an upstream may send nothing within an answer. It would cut quiet event streams.",
         ),
     ],
-    later: &[],
 };
 
 const REMOVE: Key = key("remove", "list of names", Default("[]"), "Removes these header fields.");
@@ -492,7 +487,6 @@ pub(super) static REQUEST_HEADERS: Table = Table {
         key("set", "table of strings", Default("{}"), "Sets these header fields, in place of the client's."),
         REMOVE,
     ],
-    later: &[],
 };
 
 pub(super) static RESPONSE_HEADERS: Table = Table {
@@ -502,7 +496,6 @@ pub(super) static RESPONSE_HEADERS: Table = Table {
         key("set", "table of strings", Default("{}"), "Sets these header fields, in place of the upstream's."),
         REMOVE,
     ],
-    later: &[],
 };
 
 pub(super) static REDIRECT: Table = Table {
@@ -518,7 +511,6 @@ pub(super) static REDIRECT: Table = Table {
         ),
         key("status", "301, 302, 303, 307 or 308", Default("308"), "307 and 308 keep the method."),
     ],
-    later: &[],
 };
 
 pub(super) static RESPOND: Table = Table {
@@ -529,7 +521,6 @@ pub(super) static RESPOND: Table = Table {
         key("body", "string", Default("\"\""), "The body. None with 204, 205 and 304."),
         key("content_type", "string", Default("\"text/plain; charset=utf-8\""), "Of the body."),
     ],
-    later: &[],
 };
 
 pub(super) static FILES: Table = Table {
@@ -537,7 +528,6 @@ pub(super) static FILES: Table = Table {
     doc: "A folder that is served: `files = { … }`. What stands behind the route's `path` is looked for in it, in a folder its \
           index.html. Nothing hidden, nothing that a link puts outside, no listings.",
     keys: &[key("folder", "path of a folder", Required("\"public\""), "The folder.")],
-    later: &[],
 };
 
 pub(super) static REWRITE: Table = Table {
@@ -550,7 +540,6 @@ pub(super) static REWRITE: Table = Table {
         Required("\"/v2\""),
         "Takes the place of `path`; of the whole path with `path_exact`.",
     )],
-    later: &[],
 };
 
 pub(super) static ROUTE_LIMITS: Table = Table {
@@ -581,7 +570,6 @@ pub(super) static ROUTE_LIMITS: Table = Table {
             "\"delay\": who sends more is read no faster than the rates allow; nothing is lost. \"close\": the session ends.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static HEARTBEAT: Table = Table {
@@ -596,7 +584,6 @@ pub(super) static HEARTBEAT: Table = Table {
             "A side from which nothing came for so long after a ping is dead.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static KEYS: Table = Table {
@@ -630,7 +617,6 @@ pub(super) static KEYS: Table = Table {
              service's subprotocol beside it, or `bearer` where the service has none.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static UPSTREAM: Table = Table {
@@ -723,7 +709,6 @@ pub(super) static UPSTREAM: Table = Table {
              does not lead to any more. As with `on_unhealthy`.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static STICKY: Table = Table {
@@ -745,7 +730,6 @@ pub(super) static STICKY: Table = Table {
             "By Socket.IO's own session id (`sid`), also for clients that keep no cookies. Goes before the cookie.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static STICKY_COOKIE: Table = Table {
@@ -769,7 +753,6 @@ pub(super) static STICKY_COOKIE: Table = Table {
              may change servers then.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static HEALTH: Table = Table {
@@ -799,7 +782,6 @@ pub(super) static HEALTH: Table = Table {
              do. \"drain\": they end with 1012 over `drain.window`. \"close\": they end with 1011 at once.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static ACTIVE: Table = Table {
@@ -850,7 +832,6 @@ pub(super) static ACTIVE: Table = Table {
             "Whether a server that is new gets sessions before its first check, which comes within a second.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static PASSIVE: Table = Table {
@@ -867,7 +848,6 @@ pub(super) static PASSIVE: Table = Table {
         ),
         key("aside_max", DURATION, Default("\"5m\""), "And never longer. Not less than `aside`."),
     ],
-    later: &[],
 };
 
 pub(super) static SERVER: Table = Table {
@@ -878,7 +858,6 @@ pub(super) static SERVER: Table = Table {
         key("weight", "number, up to 1000", Default("1"), "Its share beside the others."),
         key("backup", "true or false", Default("false"), "Used only when none of the others can be."),
     ],
-    later: &[],
 };
 
 pub(super) static UPSTREAM_TLS: Table = Table {
@@ -900,7 +879,6 @@ pub(super) static UPSTREAM_TLS: Table = Table {
         ),
         key("key", FILE, Nothing("\"certs/gateway.key\"", "none"), "Its private key."),
     ],
-    later: &[],
 };
 
 pub(super) static DNS: Table = Table {
@@ -922,7 +900,6 @@ pub(super) static DNS: Table = Table {
         ),
         key("ttl_max", DURATION, Default("\"5m\""), "Nor for more than this. Not less than `ttl_min`."),
     ],
-    later: &[],
 };
 
 pub(super) static BACKEND: Table = Table {
@@ -939,13 +916,12 @@ pub(super) static BACKEND: Table = Table {
         key("interval", DURATION, Default("\"1s\""), "Between two messages of a clock."),
         key("history", "number, up to 10000", Default("50"), "Messages of a chat room that a newcomer is shown."),
     ],
-    later: &[],
 };
 
 pub(super) static LOG: Table = Table {
     title: "[log]",
-    doc: "One line for each plain request, each refused one, and for sessions when they open and end. `format`, `level` and \
-          `file` are read once, at the start.",
+    doc: "One line for each plain request, each refused one, and for sessions when they open and end. Read \
+          once, at the start.",
     keys: &[
         key("format", "\"human\" or \"json\"", Default("\"human\""), "For people, or one JSON object on a line."),
         key(
@@ -985,7 +961,6 @@ pub(super) static LOG: Table = Table {
              `sample` lets its lines through; or it goes on without. A valid one always passes as it came.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static DRAIN: Table = Table {
@@ -1015,7 +990,6 @@ pub(super) static DRAIN: Table = Table {
              plain requests.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static RELOAD: Table = Table {
@@ -1028,7 +1002,6 @@ pub(super) static RELOAD: Table = Table {
         "Also when one of these files changes, once all of them have come to rest for half a second. (Files of API keys \
          are watched in any case.)",
     )],
-    later: &[],
 };
 
 pub(super) static ADMIN: Table = Table {
@@ -1072,7 +1045,6 @@ pub(super) static ADMIN: Table = Table {
              web page could have pointed its own name here.",
         ),
     ],
-    later: &[],
 };
 
 pub(super) static ADMIN_TLS: Table = Table {
@@ -1088,5 +1060,4 @@ pub(super) static ADMIN_TLS: Table = Table {
             "Clients must show a certificate that one of these authorities signed.",
         ),
     ],
-    later: &[],
 };

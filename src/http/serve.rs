@@ -248,6 +248,8 @@ async fn failed(mut stream: Stream, error: &hyper::Error, read: &[u8], peer: Pee
     let refusal = match error {
         error if error.is_timeout() && read.is_empty() => return stream.linger().await,
         error if error.is_timeout() => Refusal::HeadTimeout,
+        // hyper has no other word for it.
+        error if error.to_string() == "URI too long" => Refusal::TargetTooLong,
         error if error.is_parse_too_large() => Refusal::HeadTooLarge,
         error if error.is_parse() => Refusal::HeadMalformed,
         // The client went away.

@@ -62,7 +62,7 @@ pub enum TlsProblem {
     HalfPair { other: PathBuf },
     #[error("is there already and is never overwritten: choose another folder, or move the file away")]
     Exists,
-    #[error("cannot be written")]
+    #[error("cannot be written: name a folder where this user may write, or certificates that are there")]
     Write(#[source] io::Error),
     #[error("name at least one host name or address for the certificate")]
     NoNameGiven,

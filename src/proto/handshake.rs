@@ -168,16 +168,9 @@ fn no_body(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers.contains_key(TRANSFER_ENCODING) {
         return Err(Refusal::HasBody);
     }
-    for line in headers.get_all(CONTENT_LENGTH) {
-        let digits = line.as_bytes();
-        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-            return Err(Refusal::ContentLengthMalformed);
-        }
-        if digits.iter().any(|digit| *digit != b'0') {
-            return Err(Refusal::HasBody);
-        }
-    }
-    Ok(())
+    // hyper lets through what is a number and, where it stands twice, the same number.
+    let is_zero = |line: &HeaderValue| !line.is_empty() && line.as_bytes().iter().all(|digit| *digit == b'0');
+    if headers.get_all(CONTENT_LENGTH).iter().all(is_zero) { Ok(()) } else { Err(Refusal::HasBody) }
 }
 
 fn key(headers: &HeaderMap) -> Result<String, Refusal> {

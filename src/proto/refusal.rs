@@ -63,8 +63,6 @@ pub enum Refusal {
     Method,
     #[error("a WebSocket handshake needs HTTP/1.1")]
     HttpVersion,
-    #[error("the Content-Length is not a number")]
-    ContentLengthMalformed,
     #[error("a WebSocket handshake has no body")]
     HasBody,
     #[error("this is a WebSocket endpoint: connect with a WebSocket client")]
@@ -293,7 +291,6 @@ impl Refusal {
 
             Self::Method => (S::BAD_REQUEST, "method", None),
             Self::HttpVersion => (S::BAD_REQUEST, "http_version", None),
-            Self::ContentLengthMalformed => (S::BAD_REQUEST, "content_length_malformed", None),
             Self::HasBody => (S::BAD_REQUEST, "has_body", None),
             Self::NotAnUpgrade => (S::UPGRADE_REQUIRED, "not_an_upgrade", None),
             Self::ConnectionLacksUpgrade => (S::UPGRADE_REQUIRED, "connection_lacks_upgrade", None),

@@ -72,7 +72,11 @@ pub(super) fn target(
         None if https_only => Some(Target::Nothing),
         None => {
             let wrong = Wrong::new("is missing: a route needs a target");
-            table.absent(table.at(), "upstream", wrong.help("add `upstream = \"NAME\"`, or `page = \"chat\"`"));
+            table.absent(
+                table.at(),
+                "upstream",
+                wrong.help("add `upstream = \"NAME\"`; or `redirect`, `respond`, `files` or `page`"),
+            );
             None
         }
     };

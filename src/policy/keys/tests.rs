@@ -254,11 +254,10 @@ proptest! {
     /// Whatever stands around it, the key comes out and everything else stays.
     #[test]
     fn the_rest_of_a_query_stays_as_it_came(
-        before in "([a-jl-z0-9=%._~+]{0,8}&){0,3}",
-        after in "(&[a-jl-z0-9=%._~+]{0,8}){0,3}",
+        before in "([a-jl-z0-9=._~+]{0,8}&){0,3}",
+        after in "(&[a-jl-z0-9=._~+]{0,8}){0,3}",
         key in "[!-~]{16,40}",
     ) {
-        prop_assume!(!before.contains('%') && !after.contains('%'));
         let encoded: String = key.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let (taken, uri, ..) = taken(format!("/p?{before}k={encoded}{after}"), &[], &[]);
         prop_assert_eq!(shown(&taken), key);
