@@ -218,6 +218,22 @@ fn only_who_has_the_token_is_answered() {
 }
 
 #[test]
+fn a_pipe_in_place_of_the_token_freezes_nothing() {
+    let place = folder();
+    let file = place.join("token");
+    std::fs::write(&file, TOKEN).expect("written");
+    let mut gateway = Gateway::start_in(place, &configuration("token_file = \"token\"").0, EXEC);
+    std::fs::remove_file(&file).expect("it was there");
+    assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo runs").success());
+    let token = format!("Authorization: Bearer {TOKEN}");
+    assert_eq!(call(gateway.admin(), "GET /status", &[&token], "").status(), 500);
+    assert!(gateway.log("nobody is let in").contains("is no regular file"), "{}", gateway.output());
+    assert_eq!(call(gateway.admin(), "GET /healthz", &[], "").status(), 200);
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+}
+
+#[test]
 fn pages_and_proxies_are_refused() {
     let gateway = start("");
     let asked = |host: &str, field: &str| {

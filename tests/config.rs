@@ -1327,6 +1327,26 @@ fn a_file_that_was_named_must_be_there() {
 }
 
 #[test]
+fn check_waits_for_no_pipe_and_reads_no_device() {
+    let folder = Folder::new("pipes");
+    let status = Command::new("mkfifo").arg(folder.0.join("pipe")).status();
+    assert!(status.expect("mkfifo runs").success());
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    let route = "[[route]]\nrespond = { status = 204 }\n";
+    let token = "[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"pipe\"\n";
+    folder.write("token.toml", &format!("{listener}{route}{token}"));
+    for (name, certificate) in [("pipe.toml", "pipe"), ("zero.toml", "/dev/zero")] {
+        let tls = format!("tls = {{ certificate = \"{certificate}\", key = \"pipe\" }}\n");
+        folder.write(name, &format!("{listener}{tls}{route}"));
+    }
+    for config in ["pipe", "token.toml", "pipe.toml", "zero.toml"] {
+        let output = tidegate(&folder.0, &["check", "--config", config]);
+        assert_eq!(output.status.code(), Some(1), "{config}: {}", err(&output));
+        assert!(err(&output).contains("is no regular file"), "{config}: {}", err(&output));
+    }
+}
+
+#[test]
 fn a_file_that_is_no_text_is_told() {
     let folder = Folder::new("bytes");
     std::fs::write(folder.0.join("config.toml"), b"[log]\nlevel = \"\xff\"\n").expect("a file for the test");

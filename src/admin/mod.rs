@@ -33,7 +33,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::model::{Admin, ListenerAddress};
+use crate::config::model::{Admin, ListenerAddress, Secret, Token};
 use crate::listen::accept::{self, Socket};
 use crate::listen::tls::{self, TlsError};
 use crate::listen::unix::UnixSocket;
@@ -50,6 +50,10 @@ use token::BadToken;
 const CONNECTIONS: usize = 128;
 /// For TLS, and for the head of the request.
 const HEAD: Duration = Duration::from_secs(10);
+/// For the file of the token.
+const READ: Duration = Duration::from_secs(5);
+/// Threads that read it, so that one that blocks does not make more and more of them.
+const READERS: usize = 4;
 /// For the rest: the body, and until the answer was taken.
 const WHOLE: Duration = Duration::from_secs(60);
 const HEAD_BYTES: usize = 16 * 1024;
@@ -103,11 +107,18 @@ impl Door {
         let serving = move || {
             // Dropped last: behind the runtime with all connections.
             let _ended = ended;
-            let runtime = match Builder::new_current_thread().enable_all().build() {
+            let runtime = match Builder::new_current_thread()
+                .enable_all()
+                .thread_name("admin")
+                .max_blocking_threads(READERS)
+                .build()
+            {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(began.send(Err(error))),
             };
             runtime.block_on(stop.run_until_cancelled_owned(self.serve(desk, began)));
+            // A file of the token that blocks is not waited for.
+            runtime.shutdown_background();
         };
         thread::Builder::new().name("admin".to_owned()).spawn(serving)?;
         has_begun.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
@@ -203,7 +214,7 @@ async fn answer(request: Request<Incoming>, admin: &Admin, desk: Arc<Desk>) -> R
     let (parts, body) = request.into_parts();
     let found = table::find(&parts.method, parts.uri.path());
     if !found.as_ref().is_ok_and(|(row, _)| row.call.is_open()) {
-        admit(&parts.headers, admin)?;
+        admit(&parts.headers, admin).await?;
     }
     let (row, variables) = found?;
     let body = read(body, &parts.headers).await?;
@@ -214,16 +225,31 @@ async fn answer(request: Request<Incoming>, admin: &Admin, desk: Arc<Desk>) -> R
     .await
 }
 
-fn admit(headers: &HeaderMap, admin: &Admin) -> Result<(), Problem> {
-    let token = admin.token.as_ref().map(|token| token.current()).transpose().map_err(|error| {
-        tracing::error!(error = %log::chain(&error), "the token of [admin] cannot be read: nobody is let in");
-        let detail = "the gateway cannot read its token: its log says why";
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "token_unreadable", detail)
-    })?;
+async fn admit(headers: &HeaderMap, admin: &Admin) -> Result<(), Problem> {
+    let token = match &admin.token {
+        Some(token) => Some(current(token).await?),
+        None => None,
+    };
     // With `tls` alone anybody gets a connection; with client certificates only who has one.
     let certified = admin.tls.as_ref().is_some_and(|tls| tls.demands_certificate());
     let trusted = certified || matches!(admin.address, ListenerAddress::Unix(_));
     Guard { token: token.as_ref(), trusted, hosts: &admin.hosts }.admit(headers)
+}
+
+/// The token as it is now. On another thread: its file may block, on a network's share for long, and probes are to be
+/// answered meanwhile.
+async fn current(token: &Token) -> Result<Secret, Problem> {
+    let token = token.clone();
+    let reading = tokio::task::spawn_blocking(move || token.current());
+    let error = match tokio::time::timeout(READ, reading).await {
+        Ok(Ok(Ok(secret))) => return Ok(secret),
+        Ok(Ok(Err(error))) => log::chain(&error),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "its file did not answer in time".to_owned(),
+    };
+    tracing::error!(error, "the token of [admin] cannot be read: nobody is let in");
+    let detail = "the gateway cannot read its token: its log says why";
+    Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "token_unreadable", detail))
 }
 
 async fn read(body: Incoming, headers: &HeaderMap) -> Result<Bytes, Problem> {
