@@ -310,6 +310,26 @@ fn a_removed_route_ends_its_sessions_and_no_others() {
 }
 
 #[test]
+fn an_upstream_that_goes_takes_its_sessions_along_as_on_removed_says() {
+    let (upstream, server) = (echo(), echo());
+    for (fate, stays) in [("keep", true), ("drain", false), ("close", false)] {
+        let to =
+            |upstream: &str| format!("[[route]]\nname = \"other\"\npath = \"/other\"\nupstream = \"{upstream}\"\n");
+        let other = format!("[upstream.other]\nservers = [\"ws://{server}\"]\non_removed = \"{fate}\"\n");
+        let window = "[drain]\nwindow = \"1s\"\n";
+        let running = Running::start(&text(upstream, "", &format!("{}{other}{window}", to("other"))));
+        let mut session = Peer::open(running.address(), "/other");
+        let reloaded = running.reloaded(&text(upstream, "", &format!("{}{window}", to("app"))));
+        assert_eq!(reloaded.diff.upstreams.removed, ["other"]);
+        assert_eq!(reloaded.diff.ended.is_empty(), stays, "{fate}");
+        match stays {
+            true => assert!(says(&mut session, "still here"), "{fate}"),
+            false => assert_eq!(session.frame().close().0, 1012, "{fate}"),
+        }
+    }
+}
+
+#[test]
 fn listeners_come_and_go() {
     let upstream = echo();
     let second = "[[listener]]\naddress = \"127.0.0.1:0\"\n";

@@ -234,6 +234,9 @@ impl Gateway {
             let (drain, rules) = (live.drain.clone(), live.config.drain.clone());
             tokio::spawn(async move { drain.close(&removed, Cause::RouteRemoved, &rules).await });
         }
+        for upstream in &diff.upstreams.removed {
+            before.pools.get(upstream).into_iter().for_each(|pool| pool.remove(&live.drain));
+        }
         certificates
     }
 
