@@ -99,13 +99,13 @@ impl From<TlsError> for StartError {
     }
 }
 
-fn listen_hint(address: &ListenerAddress, error: &io::Error) -> &'static str {
+/// The next step when an address cannot be listened on.
+pub(crate) fn listen_hint(address: &ListenerAddress, error: &io::Error) -> &'static str {
     match (address, error.kind()) {
         (ListenerAddress::Tcp(_), _) => hint(error),
         (_, io::ErrorKind::AddrInUse) => " (another program listens there, or the file is no socket)",
-        (_, io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => {
-            " (its folder must be there, and be ours to write)"
-        }
+        (_, io::ErrorKind::NotFound) => " (its folder is missing: make it, or choose another path)",
+        (_, io::ErrorKind::PermissionDenied) => " (let the user that runs tidegate write into its folder)",
         _ => "",
     }
 }

@@ -14,9 +14,11 @@ pub mod sessions;
 pub mod table;
 pub mod token;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -30,10 +32,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::model::{Admin, ListenerAddress, Secret, Token};
+use crate::gateway::listen_hint;
 use crate::listen::accept::{self, Socket};
 use crate::listen::tls::{self, TlsError};
 use crate::listen::unix::UnixSocket;
@@ -46,7 +50,7 @@ use desk::{Ask, Desk};
 use guard::Guard;
 use token::BadToken;
 
-/// Connections at once; others wait to be accepted.
+/// Connections at once. Who comes then takes the place of the one that came first and is not being answered.
 const CONNECTIONS: usize = 128;
 /// For TLS, and for the head of the request.
 const HEAD: Duration = Duration::from_secs(10);
@@ -73,7 +77,7 @@ pub struct Door {
 /// Why the interface cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("cannot listen on {address} for [admin]")]
+    #[error("cannot listen on {address} for [admin]{}", listen_hint(.address, .source))]
     Listen { address: ListenerAddress, source: io::Error },
     #[error(transparent)]
     Tls(#[from] Box<TlsError>),
@@ -132,15 +136,25 @@ impl Door {
         };
         let _ = began.send(Ok(()));
         let (admin, places) = (Arc::new(admin), Arc::new(Semaphore::new(CONNECTIONS)));
+        let mut open: VecDeque<Open> = VecDeque::new();
         loop {
-            let place = places.clone().acquire_owned().await.expect("it is never closed");
             match socket.accept().await {
                 Ok((stream, peer)) => {
+                    open.retain(|open| !open.task.is_finished());
+                    if open.len() >= CONNECTIONS {
+                        make_room(&mut open);
+                    }
+                    let place = places.clone().acquire_owned().await.expect("it is never closed");
                     let (tls, admin, desk) = (tls.clone(), admin.clone(), desk.clone());
-                    tokio::spawn(async move {
-                        connection(stream, peer, tls, &admin, desk).await;
+                    let answering = Arc::new(AtomicBool::new(false));
+                    let answers = answering.clone();
+                    let task = tokio::spawn(async move {
+                        connection(stream, peer, tls, &admin, desk, &answers).await;
                         drop(place);
                     });
+                    open.push_back(Open { task: task.abort_handle(), answering });
+                    // What it has sent already is read before the next one can ask for its place.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     tracing::debug!(error = %error, "cannot accept a connection for [admin]");
@@ -148,6 +162,22 @@ impl Door {
                 }
             }
         }
+    }
+}
+
+/// A connection, from its first byte to its last.
+struct Open {
+    task: AbortHandle,
+    /// Its request is there, and its answer not yet sent: it keeps its place.
+    answering: Arc<AtomicBool>,
+}
+
+/// Ends the connection that came first of those that are not being answered: they are silent, or have their answer.
+fn make_room(open: &mut VecDeque<Open>) {
+    let idle = open.iter().position(|open| !open.answering.load(Ordering::Relaxed));
+    if let Some(first) = idle.and_then(|index| open.remove(index)) {
+        first.task.abort();
+        tracing::debug!("all places of [admin] are taken: the connection that was silent for longest has lost its own");
     }
 }
 
@@ -166,7 +196,14 @@ fn bind(admin: &Admin) -> io::Result<(Socket, ListenerAddress)> {
 }
 
 /// TLS, one request, its answer.
-async fn connection(stream: Stream, peer: Address, tls: Option<TlsAcceptor>, admin: &Arc<Admin>, desk: Arc<Desk>) {
+async fn connection(
+    stream: Stream,
+    peer: Address,
+    tls: Option<TlsAcceptor>,
+    admin: &Arc<Admin>,
+    desk: Arc<Desk>,
+    answering: &Arc<AtomicBool>,
+) {
     let stream = match (stream, tls) {
         (Stream::Tcp(stream), Some(acceptor)) => match accept::secure(stream, &acceptor, HEAD).await {
             Ok(stream) => stream,
@@ -175,9 +212,9 @@ async fn connection(stream: Stream, peer: Address, tls: Option<TlsAcceptor>, adm
         (stream, _) => stream,
     };
     let service = service_fn(|request| {
-        let (admin, desk) = (admin.clone(), desk.clone());
+        let (admin, desk, answering) = (admin.clone(), desk.clone(), answering.clone());
         // Boxed, because hyper wants the future to be Unpin where the stream is to be taken back.
-        Box::pin(async move { Ok::<_, Infallible>(serve(request, peer, &admin, desk).await) })
+        Box::pin(async move { Ok::<_, Infallible>(serve(request, peer, &admin, desk, &answering).await) })
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -186,7 +223,9 @@ async fn connection(stream: Stream, peer: Address, tls: Option<TlsAcceptor>, adm
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .without_shutdown();
-    match tokio::time::timeout(HEAD + WHOLE, serving).await {
+    let served = tokio::time::timeout(HEAD + WHOLE, serving).await;
+    answering.store(false, Ordering::Relaxed);
+    match served {
         Ok(Ok(parts)) => parts.io.into_inner().linger().await,
         Ok(Err(error)) => {
             tracing::debug!(client = %peer, error = %log::chain(&error), "a request to [admin] broke off")
@@ -195,9 +234,15 @@ async fn connection(stream: Stream, peer: Address, tls: Option<TlsAcceptor>, adm
     }
 }
 
-async fn serve(request: Request<Incoming>, peer: Address, admin: &Admin, desk: Arc<Desk>) -> Response<Parts> {
+async fn serve(
+    request: Request<Incoming>,
+    peer: Address,
+    admin: &Admin,
+    desk: Arc<Desk>,
+    answering: &AtomicBool,
+) -> Response<Parts> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let answer = answer(request, admin, desk).await.unwrap_or_else(|problem| {
+    let answer = answer(request, admin, desk, answering).await.unwrap_or_else(|problem| {
         let reason = problem.reason;
         tracing::info!(reason, client = %peer, %method, path = log::shortened(&path), "refused by [admin]");
         problem.into()
@@ -210,7 +255,12 @@ async fn serve(request: Request<Incoming>, peer: Address, admin: &Admin, desk: A
 }
 
 /// Who asks comes first, what is asked second, how it is asked last.
-async fn answer(request: Request<Incoming>, admin: &Admin, desk: Arc<Desk>) -> Result<Answer, Problem> {
+async fn answer(
+    request: Request<Incoming>,
+    admin: &Admin,
+    desk: Arc<Desk>,
+    answering: &AtomicBool,
+) -> Result<Answer, Problem> {
     let (parts, body) = request.into_parts();
     let found = table::find(&parts.method, parts.uri.path());
     if !found.as_ref().is_ok_and(|(row, _)| row.call.is_open()) {
@@ -218,6 +268,7 @@ async fn answer(request: Request<Incoming>, admin: &Admin, desk: Arc<Desk>) -> R
     }
     let (row, variables) = found?;
     let body = read(body, &parts.headers).await?;
+    answering.store(true, Ordering::Relaxed);
     desk.answer(
         row.call,
         Ask { variables, query: parts.uri.query().unwrap_or_default().to_owned(), headers: parts.headers, body },
