@@ -146,6 +146,7 @@ fn gateways_with_one_key_agree_also_after_a_restart() {
     let config = config::parse(&text, &another.directory.join("config.toml")).expect("it is right").config;
     let told = |cookie: &str| {
         let question = Question {
+            method: http::Method::GET,
             url: "http://localhost/".to_owned(),
             origin: None,
             from: [127, 0, 0, 1].into(),
