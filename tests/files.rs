@@ -261,7 +261,13 @@ fn conditions_and_ranges() {
         ("the end", range("bytes=-4"), 206, "cdef"),
         ("more than there is", range("bytes=10-100"), 206, "abcdef"),
         ("behind the end", range("bytes=16-"), 416, ""),
-        ("another unit", range("lines=1-2"), 416, ""),
+        ("more of the end than there is", range("bytes=-999"), 206, TEXT),
+        ("none of the end", range("bytes=-0"), 416, ""),
+        ("more than 64 bits", range("bytes=10-99999999999999999999"), 206, "abcdef"),
+        ("another unit", range("items=0-5"), 200, TEXT),
+        ("a unit in another case", range("Bytes=0-3"), 206, "0123"),
+        ("no range", range("bytes=abc"), 416, ""),
+        ("backwards", range("bytes=5-2"), 416, ""),
         ("several", range("bytes=0-1,4-5"), 200, TEXT),
         ("a range, if it is the same", format!("{}If-Range: {etag}\r\n", range("bytes=0-3")), 206, "0123"),
         ("a range, if it is another", format!("{}If-Range: \"a\"\r\n", range("bytes=0-3")), 200, TEXT),
@@ -278,6 +284,11 @@ fn conditions_and_ranges() {
     }
     assert_eq!(one(&send(&gateway, "GET", target, &range("bytes=2-5")), "content-range"), "bytes 2-5/16");
     assert_eq!(one(&send(&gateway, "GET", target, &range("bytes=16-")), "content-range"), "bytes */16");
+    assert_eq!(one(&send(&gateway, "GET", target, &range("bytes=-999")), "content-range"), "bytes 0-15/16");
+    for part in ["bytes=0-", "bytes=0-0", "bytes=5-", "bytes=-5"] {
+        let reply = send(&gateway, "GET", "/nothing", &range(part));
+        assert_eq!((reply.status(), one(&reply, "content-range").as_str()), (200, ""), "{part} of an empty file");
+    }
     fs::write(gateway.directory.join("public").join(&target[1..]), "changed").expect("a file");
     let changed = send(&gateway, "GET", target, &format!("If-None-Match: {etag}\r\n"));
     assert_eq!((changed.status(), changed.text().as_str()), (200, "changed"));
