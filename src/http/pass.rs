@@ -69,6 +69,7 @@ pub async fn pass(
         && let Some(cookie) = pool.set_cookie(&wish, &member)
     {
         response.headers_mut().append(SET_COOKIE, cookie);
+        sticky::keep_private(response.headers_mut());
     }
     *response.version_mut() = Version::HTTP_11;
     response.extensions_mut().insert(Patience(passage.rules.body_timeout));
