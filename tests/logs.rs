@@ -146,7 +146,6 @@ fn everything_that_is_answered_leaves_a_line_and_ids_join_them() {
         ("a redirect", "/moved", 308, "moved", 0),
         ("a fixed answer", "/fixed", 410, "fixed", 4),
         ("a built-in page", "/page", 200, "page", include_str!("../src/backend/chat.html").len()),
-        ("a page that is not there", "/page/other", 404, "page", 23),
         ("a file", "/files/hello.txt", 200, "files", 5),
     ];
     for (at, (name, path, status, route, bytes)) in rows.into_iter().enumerate() {
@@ -155,7 +154,7 @@ fn everything_that_is_answered_leaves_a_line_and_ids_join_them() {
         let record = &found(&gateway, "request", at + 1)[at];
         assert_eq!((&record["status"], &record["path"]), (&status.into(), &path.into()), "{name}");
         assert_eq!((&record["route"], &record["method"]), (&route.into(), &"GET".into()), "{name}");
-        assert_eq!(record["bytes"], bytes, "{name}: {record}");
+        assert_eq!((&record["bytes"], &record["broke_off"]), (&bytes.into(), &Value::Null), "{name}: {record}");
         assert_eq!((&record["client"], &record["host"]), (&"127.0.0.1".into(), &"app.test".into()), "{name}");
         assert_eq!(reply.all("x-request-id"), [record["request"].as_str().expect("an id")], "{name}");
         if route == "app" {
@@ -166,10 +165,12 @@ fn everything_that_is_answered_leaves_a_line_and_ids_join_them() {
             assert!(record["upstream"].is_string(), "{name}");
         }
     }
-    let refused = ask(address, get("/fixed/../x", "").as_bytes());
-    assert_eq!(refused.status(), 400);
-    let record = &found(&gateway, "refused", 1)[0];
-    assert_eq!(refused.all("x-request-id"), [record["request"].as_str().expect("an id")]);
+    for (at, (path, status)) in [("/fixed/../x", 400), ("/page/other", 404)].into_iter().enumerate() {
+        let refused = ask(address, get(path, "").as_bytes());
+        assert_eq!(refused.status(), status);
+        let record = &found(&gateway, "refused", at + 1)[at];
+        assert_eq!(refused.all("x-request-id"), [record["request"].as_str().expect("an id")]);
+    }
 
     let head = session(&gateway, 0, "/chat", "");
     let (opened, ended) = (&found(&gateway, "session opened", 1)[0], &found(&gateway, "session ended", 1)[0]);
@@ -193,6 +194,34 @@ fn an_answer_that_breaks_off_is_told_when_it_is_over() {
     drop(peer);
     let record = &found(&gateway, "request", 1)[0];
     assert_eq!((&record["bytes"], &record["broke_off"]), (&5.into(), &true.into()), "{record}");
+}
+
+/// hyper takes no more of a file than its length, and never sees its end.
+#[test]
+fn a_file_that_was_sent_is_whole_and_one_that_was_not_broke_off() {
+    const LARGE: usize = 64 << 20;
+    let folder = home();
+    fs::File::create(folder.join("public/large")).and_then(|file| file.set_len(LARGE as u64)).expect("a hole");
+    let (upstream, _) = upstream();
+    let gateway = Gateway::start_in(folder, &config(upstream, "format = \"json\""), "exec \"$0\" \"$@\"");
+    let rows = [
+        ("", 200, LARGE),
+        ("Range: bytes=1000-99999\r\n", 206, 99_000),
+        ("Range: bytes=99999999-\r\n", 416, 0),
+        ("If-None-Match: *\r\n", 304, 0),
+    ];
+    for (at, (more, status, bytes)) in rows.into_iter().enumerate() {
+        assert_eq!(ask(gateway.address(), get("/files/large", more).as_bytes()).status(), status);
+        let record = &found(&gateway, "request", at + 1)[at];
+        assert_eq!((&record["status"], &record["bytes"]), (&status.into(), &bytes.into()), "{record}");
+        assert_eq!(record["broke_off"], Value::Null, "{record}");
+    }
+    let mut peer = Peer::connect(gateway.address());
+    peer.write(get("/files/large", "").as_bytes());
+    peer.bytes(100_000);
+    drop(peer);
+    let record = &found(&gateway, "request", rows.len() + 1)[rows.len()];
+    assert_eq!(record["broke_off"], Value::Bool(true), "{record}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{Method, Response, StatusCode, Version};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -63,7 +64,7 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
                 let (mut response, handover) = gate::walk(request, &arrival, &live).await;
                 let patience = response.extensions_mut().remove().unwrap_or(patience);
                 let record = response.extensions_mut().remove::<log::Request>();
-                let tally = record.map(|record| Box::new(Tally::new(record, begun, bodiless, response.status())));
+                let tally = record.map(|record| Box::new(Tally::new(record, begun, bodiless, &response)));
                 let given = Some(Instant::now());
                 *lock(&progress) = Progress { handover, given, unframed, ..Progress::new(true, patience) };
                 Ok(response.map(|body| Watched { body, progress, tally }))
@@ -192,19 +193,23 @@ struct Tally {
     begun: Instant,
     status: StatusCode,
     bytes: u64,
+    /// `Content-Length`: hyper asks for no more than that, so that a body which does not know its end is never seen to end.
+    length: Option<u64>,
     whole: bool,
 }
 
 impl Tally {
-    fn new(record: log::Request, begun: Instant, bodiless: bool, status: StatusCode) -> Self {
-        Tally { record, begun, status, bytes: 0, whole: bodiless }
+    fn new(record: log::Request, begun: Instant, bodiless: bool, response: &Response<Body>) -> Self {
+        let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        Tally { record, begun, status: response.status(), bytes: 0, length, whole: bodiless }
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
         let Some(tally) = self.tally.take() else { return };
-        let whole = tally.whole || hyper::body::Body::is_end_stream(&self.body);
+        let sent = tally.length == Some(tally.bytes);
+        let whole = tally.whole || sent || hyper::body::Body::is_end_stream(&self.body);
         let (status, bytes) = (tally.status.as_u16(), tally.bytes);
         tally.record.answered(Answered { status, bytes, whole, duration: tally.begun.elapsed() });
     }
