@@ -79,6 +79,8 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
     let mut connection = builder
         .timer(TokioTimer::new())
         .header_read_timeout(listener.head_timeout)
+        // The buffer grows in powers of two: alone, it lets heads in that are nearly twice as long.
+        .max_header_size(listener.head_bytes_max)
         .max_buf_size(listener.head_bytes_max.max(HEAD_BUFFER_MIN))
         // Names keep the upstream's spelling; those that we add look like the RFC's.
         .preserve_header_case(true)
