@@ -294,6 +294,19 @@ fn conditions_and_ranges() {
     assert_eq!((changed.status(), changed.text().as_str()), (200, "changed"));
 }
 
+/// As curl offers it with its first request (RFC 9110 section 7.8).
+#[test]
+fn an_offer_of_h2c_gets_files_and_pages() {
+    let gateway = start("\n[[route]]\npath = \"/page\"\npage = \"chat\"\n");
+    let offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n";
+    for (target, begin) in [("/app.js", "export"), ("/static/app.js", "export"), ("/page", "<!doctype html>")] {
+        let text = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{offer}\r\nGET /smuggled HTTP/1.1\r\n\r\n");
+        let reply = ask(gateway.address(), text.as_bytes());
+        assert_eq!((reply.status(), one(&reply, "connection").as_str()), (200, "close"), "{target}: {}", reply.head);
+        assert!(reply.text().starts_with(begin) && !reply.text().contains("HTTP/1.1"), "{target}: {}", reply.text());
+    }
+}
+
 #[test]
 fn a_connection_serves_many_files() {
     let gateway = start("");

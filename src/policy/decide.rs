@@ -167,7 +167,7 @@ pub fn decide<'a>(
             access().map_err(|refusal| denied(Check::Access, refusal))?;
             return Ok(Decision::Respond(route, respond));
         }
-        Target::Page(_) | Target::Files(_) if handshake::tries_upgrade(parts) => {
+        Target::Page(_) | Target::Files(_) if handshake::tries_websocket(parts) => {
             return Err(denied(Check::Route, Refusal::NoRoute));
         }
         Target::Page(page) => {
