@@ -14,7 +14,8 @@ use std::time::SystemTime;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use http::header::{
-    CONTENT_RANGE, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, X_CONTENT_TYPE_OPTIONS,
+    CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    RANGE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
@@ -75,6 +76,9 @@ pub async fn answer(
 /// That is `If-Match`, but for its answer. A date is not told exactly enough to rely on it.
 fn conditions(parts: &request::Parts) -> (HeaderMap, bool) {
     let mut headers = whole(&parts.headers);
+    for name in [IF_MATCH, IF_NONE_MATCH] {
+        joined(&mut headers, name);
+    }
     // Ranges are for GET alone (RFC 9110 section 14.2).
     let asked = range::part(&parts.headers).filter(|_| parts.method == Method::GET);
     let Some(part) = asked else { return (headers, false) };
@@ -104,6 +108,16 @@ fn wants_all(headers: &mut HeaderMap, response: &Response<Body>) -> bool {
         return false;
     }
     true
+}
+
+/// Makes one line of a list that came in several (RFC 9110 section 5.3): tower-http reads the first.
+fn joined(headers: &mut HeaderMap, name: HeaderName) {
+    let lines: Vec<_> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(line) = HeaderValue::from_bytes(&lines.join(&b", "[..]))
+    {
+        headers.insert(name, line);
+    }
 }
 
 /// Asks for all of the file.
