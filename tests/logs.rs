@@ -3,6 +3,8 @@
 mod support;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -222,6 +224,58 @@ fn a_file_that_was_sent_is_whole_and_one_that_was_not_broke_off() {
     drop(peer);
     let record = &found(&gateway, "request", rows.len() + 1)[rows.len()];
     assert_eq!(record["broke_off"], Value::Bool(true), "{record}");
+}
+
+/// As `nc -N` does: what is ours to say is said, and what an upstream would have to say is not waited for.
+#[test]
+fn a_client_that_ends_its_side_gets_what_is_ours_and_a_line_in_any_case() {
+    let (silent, seen) = answering(|_| Vec::new());
+    let folder = home();
+    fs::write(folder.join("public/large"), vec![b'x'; 8 << 20]).expect("written");
+    let gateway = Gateway::start_in(folder, &config(silent, "format = \"json\""), "exec \"$0\" \"$@\"");
+    let send = |path: &str| {
+        let mut stream = TcpStream::connect(gateway.address()).expect("it listens");
+        stream.set_read_timeout(Some(support::PATIENCE)).expect("a timeout");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: app.test\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("it is written");
+        stream.shutdown(Shutdown::Write).expect("it ends");
+        stream
+    };
+    let rows = [
+        ("/page", 200),
+        ("/fixed", 410),
+        ("/moved", 308),
+        ("/files/hello.txt", 200),
+        ("/files/large", 200),
+        ("/files/none", 404),
+        ("/keyed", 401),
+    ];
+    for (path, expected) in rows {
+        let mut stream = send(path);
+        // Whoever reads slowly keeps some of the answer in the gateway.
+        std::thread::sleep(Duration::from_millis(if path == "/files/large" { 200 } else { 0 }));
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).expect("the gateway ends it");
+        let at = text.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+        let head = String::from_utf8_lossy(&text[..at]).into_owned();
+        assert_eq!(status(&head), expected, "{path}");
+        let length: usize = field(&head, "content-length").map_or(0, |length| length.parse().expect("a number"));
+        assert_eq!(text.len() - at, length, "{path}");
+    }
+    assert_eq!(found(&gateway, "request", 5).iter().filter(|record| record["broke_off"] == true).count(), 0);
+    found(&gateway, "refused", 2);
+    let mut text = Vec::new();
+    send("/plain").read_to_end(&mut text).expect("the gateway ends it");
+    assert!(text.is_empty(), "{}", String::from_utf8_lossy(&text));
+    // The same when it leaves later.
+    let mut peer = Peer::connect(gateway.address());
+    peer.write(get("/later", "").as_bytes());
+    eventually("the upstream has it", || seen.heads().iter().any(|head| head.contains("/later")));
+    drop(peer);
+    for record in &found(&gateway, "request", 7)[5..] {
+        let fields = (&record["broke_off"], &record["status"], &record["bytes"]);
+        assert_eq!(fields, (&true.into(), &Value::Null, &0.into()), "{record}");
+    }
 }
 
 #[test]
