@@ -194,6 +194,7 @@ fn asks() -> impl Strategy<Value = Ask> {
             "X-Forwarded-Proto: https",
             "X-Forwarded-Host: a.example.com",
             "Forwarded: for=\"[2001:db8::1]\"",
+            "Upgrade: h2c",
         ],
         0..=2,
     );
