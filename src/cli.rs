@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -27,6 +28,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// How long tasks and files may take to come to an end when the gateway has stopped.
+const ENDING: Duration = Duration::from_secs(1);
 /// What runs when nobody has written a configuration yet.
 const EXAMPLE: &str = include_str!("../config.toml");
 const CONFIG_FILE: &str = "config.toml";
@@ -215,6 +218,8 @@ fn run(args: &ConfigArg) -> Result<(), Failure> {
     .enable_all()
     .build()?;
     let result = runtime.block_on(gateway::run(loaded));
+    // Whatever a file still blocks, a network's share for one, must not keep the process.
+    runtime.shutdown_timeout(ENDING);
     observe::log::flush();
     Ok(result?)
 }

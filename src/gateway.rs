@@ -46,6 +46,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 
 /// How long clients that were accepted before another process took over may take to be answered.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long the admin interface may take to stop: a file of its own may block.
+const ENDING: Duration = Duration::from_secs(1);
 /// How often that is looked at.
 const SETTLED: Duration = Duration::from_millis(50);
 
@@ -97,13 +99,13 @@ impl From<TlsError> for StartError {
     }
 }
 
-fn listen_hint(address: &ListenerAddress, error: &io::Error) -> &'static str {
+/// The next step when an address cannot be listened on.
+pub(crate) fn listen_hint(address: &ListenerAddress, error: &io::Error) -> &'static str {
     match (address, error.kind()) {
         (ListenerAddress::Tcp(_), _) => hint(error),
         (_, io::ErrorKind::AddrInUse) => " (another program listens there, or the file is no socket)",
-        (_, io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => {
-            " (its folder must be there, and be ours to write)"
-        }
+        (_, io::ErrorKind::NotFound) => " (its folder is missing: make it, or choose another path)",
+        (_, io::ErrorKind::PermissionDenied) => " (let the user that runs tidegate write into its folder)",
         _ => "",
     }
 }
@@ -294,10 +296,11 @@ impl Gateway {
         cut
     }
 
-    /// Stops what goes on beside the sessions, and waits until the admin interface has removed the file of its socket.
+    /// Stops what goes on beside the sessions, and waits a moment until the admin interface has removed the file of its
+    /// socket.
     async fn close(&self) {
         self.beside.cancel();
-        self.admin_ended.cancelled().await;
+        let _ = tokio::time::timeout(ENDING, self.admin_ended.cancelled()).await;
     }
 
     /// Waits until those who were accepted before the listeners were left to others are answered.

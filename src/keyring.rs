@@ -4,13 +4,12 @@
 //! of a key that is gone are told to end.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::config::model::{self, Config};
+use crate::file;
 use crate::observe::log;
 use crate::policy::keys::{BadKeys, KeySet};
 use crate::stamp::Stamp;
@@ -19,18 +18,11 @@ use crate::stamp::Stamp;
 /// being written is not read in half: half of its keys would be revoked.
 pub const LOOK: Duration = Duration::from_millis(500);
 
-/// A file of keys has a line for each; a device or a log given by mistake is larger.
-const FILE_BYTES_MAX: u64 = 16 << 20;
-
 /// Why a file of keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadFile {
-    #[error("cannot be read")]
-    Unreadable(#[from] io::Error),
-    #[error("is no regular file")]
-    NoFile,
-    #[error("is larger than 16MiB")]
-    TooLarge,
+    #[error(transparent)]
+    File(#[from] file::BadFile),
     #[error("cannot be used")]
     Keys(#[from] BadKeys),
 }
@@ -59,7 +51,14 @@ pub struct Keyrings(HashMap<PathBuf, Arc<Keyring>>);
 /// Files that were read again, and not yet put in the place of what they were before.
 #[derive(Debug, Default)]
 #[must_use]
-pub struct Reread(Vec<(Arc<Keyring>, Arc<KeySet>)>);
+pub struct Reread(Vec<(Arc<Keyring>, Successor)>);
+
+/// What a file holds now, and the keys that it follows.
+#[derive(Debug)]
+struct Successor {
+    before: Arc<KeySet>,
+    now: Arc<KeySet>,
+}
 
 impl Keyring {
     /// Reads a file for the first time.
@@ -69,7 +68,7 @@ impl Keyring {
     pub fn load(file: &Path) -> Result<Keyring, BadFile> {
         // Before the file is read: a change that comes between the two is seen as one.
         let first = Stamp::of(file);
-        let current = RwLock::new(Arc::new(KeySet::parse(&read(file)?)?));
+        let current = RwLock::new(Arc::new(KeySet::parse(&file::read(file)?)?));
         Ok(Keyring { file: file.to_owned(), current, looks: Mutex::new(Looks { seen: first, read: first }) })
     }
 
@@ -79,17 +78,24 @@ impl Keyring {
     }
 
     /// What the file holds now.
-    fn reread(&self) -> Result<Arc<KeySet>, BadFile> {
-        Ok(Arc::new(self.current().successor(&read(&self.file)?)?))
+    fn reread(&self) -> Result<Successor, BadFile> {
+        let before = self.current();
+        let now = Arc::new(before.successor(&file::read(&self.file)?)?);
+        Ok(Successor { before, now })
     }
 
-    /// Puts these keys in the place of those from before. Returns how many were revoked.
-    fn put(&self, now: Arc<KeySet>) -> usize {
+    /// Puts these keys in the place of those from before. Returns how many were revoked; `None`: others came first, and
+    /// nothing is changed.
+    fn put(&self, Successor { before, now }: Successor) -> Option<usize> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *current, now.clone());
+        // A reload and a look do not wait for each other's files. Whoever read first may come last, with a key that is gone.
+        if !Arc::ptr_eq(&current, &before) {
+            return None;
+        }
+        *current = now.clone();
         drop(current);
         // Behind the swap: who found a key before it holds the grant that is revoked here.
-        before.revoke_missing(&now)
+        Some(before.revoke_missing(&now))
     }
 
     /// Reads the file when it has changed and come to rest. Returns whether a key was revoked.
@@ -101,15 +107,19 @@ impl Keyring {
         if !quiet || now == looks.read {
             return false;
         }
-        looks.read = now;
         let file = self.file.display();
-        match self.reread() {
-            Ok(keys) => {
-                let (keys, revoked) = (keys.len(), self.put(keys));
+        let reread = self.reread();
+        let keys = reread.as_ref().map_or(0, |successor| successor.now.len());
+        match reread.map(|successor| self.put(successor)) {
+            Ok(Some(revoked)) => {
+                looks.read = now;
                 tracing::info!(%file, keys, revoked, "API keys were read again");
                 revoked > 0
             }
+            // At the next look.
+            Ok(None) => false,
             Err(error) => {
+                looks.read = now;
                 let error = log::chain(&error);
                 tracing::error!(%file, error, "API keys were not read again: those from before stay");
                 false
@@ -121,7 +131,7 @@ impl Keyring {
 impl Reread {
     /// Puts what was read in its place. Returns whether a key was revoked.
     pub fn put(self) -> bool {
-        self.0.into_iter().fold(false, |revoked, (ring, keys)| ring.put(keys) > 0 || revoked)
+        self.0.into_iter().fold(false, |revoked, (ring, keys)| ring.put(keys) > Some(0) || revoked)
     }
 }
 
@@ -171,16 +181,6 @@ impl Keyrings {
         // All of them, so not `any`, which stops at the first.
         self.0.values().filter(|ring| ring.look()).count() > 0
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, BadFile> {
-    // A pipe would be waited for, and gives what it holds only once.
-    if !path.metadata()?.is_file() {
-        return Err(BadFile::NoFile);
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX { Err(BadFile::TooLarge) } else { Ok(bytes) }
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ pub mod backend;
 pub mod config;
 pub mod drain;
 pub mod explain;
+pub mod file;
 pub mod gateway;
 pub mod grant;
 pub mod http;

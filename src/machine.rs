@@ -3,17 +3,19 @@
 //! In: a configuration. Out: warnings for people; the limit of open files is raised as far as it may be. What needs so
 //! much is counted by plain functions.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
 
 use rlimit::Resource;
 
-use crate::config::model::{Config, Position, Route, Server, Target, Upstream};
+use crate::config::model::{Config, ListenerAddress, Position, Route, Server, Target, Upstream};
 use crate::config::{Loaded, Problem};
 
 /// Open files that are neither connections nor listeners: standard streams, timers, signals, logs, names being resolved.
-const OTHER_FILES: u64 = 100;
+const OTHER_FILES: usize = 100;
 
 /// Before the first socket is opened: raises the limit of open files to its hard limit, and says what is not enough.
 pub fn prepare(config: &Config) {
@@ -51,7 +53,40 @@ pub fn warnings(loaded: &Loaded) -> Vec<Problem> {
         let message = format!("{address} is no address of this machine");
         warnings.push(source.problem(Position::default(), key, message, Some(help)));
     }
+    for (at, key, message, help) in places(config) {
+        warnings.push(source.problem(at, key, message, Some(help.to_owned())));
+    }
     warnings
+}
+
+/// Files that the start would make, and where it could not.
+fn places(config: &Config) -> Vec<(Position, &'static str, String, &'static str)> {
+    let mut wrong = Vec::new();
+    let make = "make the folder, or choose another path: the start fails without it";
+    let sockets = config.listeners.iter().map(|listener| (listener.address_at, "listener.address", &listener.address));
+    let admin = config.admin.iter().map(|admin| (admin.address_at, "admin.address", &admin.address));
+    for (at, key, address) in sockets.chain(admin) {
+        if let ListenerAddress::Unix(path) = address
+            && let Some(folder) = missing_folder(path)
+        {
+            wrong.push((at, key, format!("{} is no folder of this machine", folder.display()), make));
+        }
+    }
+    if let Some(file) = &config.log.file {
+        if file.is_dir() {
+            let help = "name a file in it: the start fails otherwise";
+            wrong.push((Position::default(), "log.file", format!("{} is a directory", file.display()), help));
+        } else if let Some(folder) = missing_folder(file) {
+            let message = format!("{} is no folder of this machine", folder.display());
+            wrong.push((Position::default(), "log.file", message, make));
+        }
+    }
+    wrong
+}
+
+/// The folder of a file, where it is not there.
+fn missing_folder(file: &Path) -> Option<&Path> {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
 }
 
 /// Source addresses that this machine does not have.
@@ -69,20 +104,20 @@ fn is_ours(address: IpAddr) -> bool {
 
 /// The limits allow more connections than files can be open.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("may need {needed} open files (two for each session), and {limit} are allowed here")]
+#[error("may need {} open files, and {limit} are allowed here: {needed}", .needed.all())]
 struct TooFewFiles {
-    needed: u64,
+    needed: OpenFiles,
     limit: u64,
 }
 
 impl TooFewFiles {
     fn of(config: &Config, limit: u64) -> Option<TooFewFiles> {
-        let needed = open_files(config);
-        (needed > limit).then_some(TooFewFiles { needed, limit })
+        let needed = OpenFiles::of(config);
+        (needed.all() > limit).then_some(TooFewFiles { needed, limit })
     }
 
     fn help(&self) -> String {
-        let needed = self.needed;
+        let needed = self.needed.all();
         format!(
             "raise the hard limit (systemd: LimitNOFILE={needed}, Docker: --ulimit nofile={needed}), or lower \
              `limits.connections` and `limits.sessions`"
@@ -90,28 +125,59 @@ impl TooFewFiles {
     }
 }
 
-/// How many files may be open at most when all limits are reached.
-fn open_files(config: &Config) -> u64 {
-    let limits = &config.limits;
-    let sessions = limits.sessions.min(limits.connections);
-    let http: Vec<&Upstream> =
-        config.routes.iter().filter(|route| route.plain.is_some()).filter_map(|route| target(route)).collect();
-    // One towards the upstream for each connection: a session, or a request of plain HTTP.
-    let upstream = match (config.upstreams.is_empty(), http.is_empty()) {
-        (true, _) => 0,
-        (false, true) => sessions,
-        (false, false) => limits.connections,
-    };
-    let kept: usize = config
-        .upstreams
-        .values()
-        .filter(|upstream| http.iter().any(|of_route| of_route.name == upstream.name))
-        .map(|upstream| upstream.keepalive * upstream.servers.len())
-        .sum();
-    // The other end of the connection is ours, too.
-    let embedded = if config.backends.is_empty() { 0 } else { sessions };
-    let listening = config.listeners.len() + config.backends.len();
-    (limits.connections + upstream + kept + embedded + listening) as u64 + OTHER_FILES
+/// How many files may be open at most, when all limits are reached.
+#[derive(Debug, PartialEq, Eq)]
+struct OpenFiles {
+    clients: usize,
+    /// Towards upstreams: for each session, and on a route with `http = true` for each request.
+    upstream: usize,
+    http: bool,
+    /// Connections that wait for the next request.
+    kept: usize,
+    /// The other ends of those to the embedded servers, which are ours, too.
+    embedded: usize,
+    others: usize,
+}
+
+impl OpenFiles {
+    fn of(config: &Config) -> OpenFiles {
+        let clients = config.limits.connections;
+        let sessions = config.limits.sessions.min(clients);
+        let http: Vec<&Upstream> =
+            config.routes.iter().filter(|route| route.plain.is_some()).filter_map(|route| target(route)).collect();
+        let upstream = match (config.upstreams.is_empty(), http.is_empty()) {
+            (true, _) => 0,
+            (false, true) => sessions,
+            (false, false) => clients,
+        };
+        let kept = config
+            .upstreams
+            .values()
+            .filter(|upstream| http.iter().any(|of_route| of_route.name == upstream.name))
+            .map(|upstream| upstream.keepalive * upstream.servers.len())
+            .sum();
+        let embedded = if config.backends.is_empty() { 0 } else { sessions };
+        let others = config.listeners.len() + config.backends.len() + OTHER_FILES;
+        OpenFiles { clients, upstream, http: !http.is_empty(), kept, embedded, others }
+    }
+
+    fn all(&self) -> u64 {
+        (self.clients + self.upstream + self.kept + self.embedded + self.others) as u64
+    }
+}
+
+/// `110000 of clients, 110000 towards upstreams (one for each session and each HTTP request), 105 others`
+impl fmt::Display for OpenFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = if self.http { "session and each HTTP request" } else { "session" };
+        write!(f, "{} of clients, {} towards upstreams (one for each {whose})", self.clients, self.upstream)?;
+        for (count, what) in [(self.kept, "kept for the next request"), (self.embedded, "of the embedded servers")] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        write!(f, ", {} others", self.others)
+    }
 }
 
 /// The limits allow more sessions than an upstream can have connections.
@@ -206,8 +272,29 @@ mod tests {
             ("embedded servers have the other end", "sessions = 700", "", one, echo, 1000 + 700 + 700 + 2),
         ];
         for (rule, limits, route, upstream, more, needed) in rows {
-            assert_eq!(open_files(&loaded(limits, route, upstream, more).config), needed + OTHER_FILES, "{rule}");
+            let files = OpenFiles::of(&loaded(limits, route, upstream, more).config);
+            assert_eq!(files.all(), (needed + OTHER_FILES) as u64, "{rule}: {files}");
         }
+    }
+
+    #[test]
+    fn why_so_many_files_are_open_is_told() {
+        let echo = "[[backend]]\nkind = \"echo\"\nlisten = \"127.0.0.1:9001\"";
+        let upstream = "servers = [\"ws://10.0.0.1\"]\nkeepalive = 10";
+        let few = |route: &str, more: &str| {
+            let config = loaded("sessions = 700", route, upstream, more).config;
+            TooFewFiles::of(&config, 256).expect("too few").to_string()
+        };
+        assert_eq!(
+            few("", ""),
+            "may need 1801 open files, and 256 are allowed here: 1000 of clients, 700 towards upstreams (one for each \
+             session), 101 others"
+        );
+        assert_eq!(
+            few("http = true", echo),
+            "may need 2812 open files, and 256 are allowed here: 1000 of clients, 1000 towards upstreams (one for each \
+             session and each HTTP request), 10 kept for the next request, 700 of the embedded servers, 102 others"
+        );
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! it. [`identity`] puts a certificate and its key together and checks them against each other.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_pemfile::Item;
+
+use crate::file::{self, BadFile};
 
 pub mod identity;
 
@@ -28,10 +29,8 @@ pub enum PemProblem {
     NotFound,
     #[error("this user may not read it: let the user that runs tidegate read the file and enter its folder")]
     Unreadable,
-    #[error("this is a directory: name the file in it")]
-    Directory,
-    #[error("cannot be read")]
-    Read(#[source] io::Error),
+    #[error(transparent)]
+    File(BadFile),
     #[error("the file is empty")]
     Empty,
     #[error("a PEM block in it is damaged: copy the file anew, whole, as text")]
@@ -85,19 +84,22 @@ pub fn roots(path: &Path) -> Result<RootCertStore, PemError> {
 }
 
 fn read_blocks(path: &Path) -> Result<Vec<u8>, PemProblem> {
-    let bytes = fs::read(path).map_err(unreadable)?;
+    let bytes = file::read(path).map_err(unreadable)?;
     if bytes.trim_ascii().is_empty() {
         return Err(PemProblem::Empty);
     }
     Ok(bytes)
 }
 
-fn unreadable(error: io::Error) -> PemProblem {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => PemProblem::NotFound,
-        io::ErrorKind::PermissionDenied => PemProblem::Unreadable,
-        io::ErrorKind::IsADirectory => PemProblem::Directory,
-        _ => PemProblem::Read(error),
+fn unreadable(error: BadFile) -> PemProblem {
+    let kind = match &error {
+        BadFile::Unreadable(error) => Some(error.kind()),
+        _ => None,
+    };
+    match kind {
+        Some(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => PemProblem::NotFound,
+        Some(io::ErrorKind::PermissionDenied) => PemProblem::Unreadable,
+        _ => PemProblem::File(error),
     }
 }
 
@@ -203,11 +205,10 @@ mod tests {
             (ErrorKind::NotFound, "there is no such file: correct the path"),
             (ErrorKind::NotADirectory, "there is no such file: correct the path"),
             (ErrorKind::PermissionDenied, "this user may not read it: let the user that runs tidegate read"),
-            (ErrorKind::IsADirectory, "this is a directory: name the file in it"),
             (ErrorKind::TimedOut, "cannot be read"),
         ];
         for (kind, message) in rows {
-            let problem = unreadable(kind.into());
+            let problem = unreadable(io::Error::from(kind).into());
             assert!(problem.to_string().starts_with(message), "{kind:?}: {problem}");
         }
     }

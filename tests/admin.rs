@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::admin::{call, json};
@@ -76,7 +77,15 @@ fn each_endpoint_keeps_its_contract() {
         ("POST /drain", "{}", 400, "application/problem+json", "a body is wanted"),
         ("POST /drain", "{\"all\":true,\"route\":\"a\"}", 400, "application/problem+json", "a body is wanted"),
         ("POST /drain", "{\"client\":\"x\"}", 400, "application/problem+json", "an address, a network"),
-        ("POST /drain", "{\"route\":\"none\"}", 202, "application/json", "\"sessions\":0"),
+        ("POST /drain", "{\"route\":\"b\"}", 202, "application/json", "\"sessions\":0"),
+        ("POST /drain", "{\"route\":\"none\"}", 404, "application/problem+json", "known: a, b"),
+        ("POST /drain", "{\"upstream\":\"x\",\"route\":\"a\"}", 404, "application/problem+json", "known: a, b"),
+        ("POST /drain", "{\"server\":\"ws://x\"}", 404, "application/problem+json", "known: ws://127.0.0.1:"),
+        ("POST /drain", "{\"route\":\"a\",\"route\":\"b\"}", 400, "application/problem+json", "`route` stands twice"),
+        ("DELETE /sessions?route=none", "", 404, "application/problem+json", "known: a, b"),
+        ("DELETE /sessions?listener=x&dry_run=true", "", 404, "application/problem+json", "known: 127.0.0.1:0"),
+        ("DELETE /sessions?messages_above=-inf", "", 400, "application/problem+json", "messages in a second is wanted"),
+        ("GET /sessions?bytes_above=NaN", "", 400, "application/problem+json", "bytes in a second is wanted"),
         ("GET /upstreams", "", 200, "application/json", "\"condition\":\"up\""),
         ("PUT /upstreams/a/servers/1", "{\"state\":\"drain\"}", 200, "application/json", "\"state\":\"drain\""),
         ("PUT /upstreams/a/servers/1", "{\"state\":\"up\"}", 200, "application/json", "\"state\":\"up\""),
@@ -218,6 +227,22 @@ fn only_who_has_the_token_is_answered() {
 }
 
 #[test]
+fn a_pipe_in_place_of_the_token_freezes_nothing() {
+    let place = folder();
+    let file = place.join("token");
+    std::fs::write(&file, TOKEN).expect("written");
+    let mut gateway = Gateway::start_in(place, &configuration("token_file = \"token\"").0, EXEC);
+    std::fs::remove_file(&file).expect("it was there");
+    assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo runs").success());
+    let token = format!("Authorization: Bearer {TOKEN}");
+    assert_eq!(call(gateway.admin(), "GET /status", &[&token], "").status(), 500);
+    assert!(gateway.log("nobody is let in").contains("is no regular file"), "{}", gateway.output());
+    assert_eq!(call(gateway.admin(), "GET /healthz", &[], "").status(), 200);
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+}
+
+#[test]
 fn pages_and_proxies_are_refused() {
     let gateway = start("");
     let asked = |host: &str, field: &str| {
@@ -258,9 +283,21 @@ fn bodies_are_bounded_and_json() {
 #[test]
 fn many_silent_connections_do_not_keep_others_out() {
     let gateway = start("");
-    let silent: Vec<Peer> = (0..100).map(|_| Peer::connect(gateway.admin())).collect();
-    assert_eq!(call(gateway.admin(), "GET /readyz", &[], "").status(), 200);
-    drop(silent);
+    let half = "POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n";
+    let rows = [("silence", String::new()), ("half a head", half.to_owned()), ("half a body", format!("{half}\r\n{{"))];
+    for (what, sent) in rows {
+        // More than there are places, and none of them ends by itself within ten seconds.
+        let began = Instant::now();
+        let mut kept = Vec::new();
+        for _ in 0..300 {
+            let mut peer = Peer::connect(gateway.admin());
+            // One that has lost its place may be gone by now.
+            let _ = peer.try_write(sent.as_bytes());
+            kept.push(peer);
+        }
+        assert_eq!(call(gateway.admin(), "GET /healthz", &[], "").status(), 200, "{what}");
+        assert!(began.elapsed() < Duration::from_secs(8), "{what}: {:?}", began.elapsed());
+    }
 }
 
 #[test]

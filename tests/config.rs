@@ -490,6 +490,14 @@ fn mistakes_in_listeners() {
                 "[[listener]]\naddress = \"127.0.0.1:8443\"",
                 "4:11 listener[2].address: 127.0.0.1:8443 is taken in line 2 already",
             ),
+            (
+                "[[listener]]\naddress = \"0.0.0.0:8443\"",
+                "4:11 listener[2].address: 0.0.0.0:8443 cannot be opened beside 127.0.0.1:8443 in line 2",
+            ),
+            (
+                "[admin]\naddress = \"0.0.0.0:8443\"\ntoken = \"0123456789abcdef\"",
+                "4:11 admin.address: 0.0.0.0:8443 cannot be opened beside 127.0.0.1:8443 in line 2",
+            ),
             ("[[listener]]", "3:1 listener[2].address: is missing"),
         ],
     );
@@ -598,6 +606,9 @@ fn mistakes_in_routes() {
             ("fragments_max = 0", "5:17 route[1].fragments_max: 0 is not allowed"),
             ("ping = \"pass\"", "5:8 route[1].ping: \"pass\" is not one of \"answer\", \"forward\""),
             ("name = \"a\\nb\"", "5:8 route[1].name: \"a\\nb\" cannot be a name"),
+            ("name = \"a\\u202Eb\"", "5:8 route[1].name: \"a\\u{202e}b\" cannot be a name"),
+            ("name = \"a\\u2028b\"", "5:8 route[1].name: \"a\\u{2028}b\" cannot be a name"),
+            ("name = \"a\\u200Db\"", "5:8 route[1].name: \"a\\u{200d}b\" cannot be a name"),
             (
                 "[[route]]\npath = \"/x\"\nupstream = \"eco\"",
                 "7:12 route[2].upstream: no upstream \"eco\" (known: echo)",
@@ -1282,6 +1293,36 @@ fn a_missing_certificate_is_told_beside_the_other_mistakes() {
 }
 
 #[test]
+fn check_tells_where_the_start_could_make_no_file() {
+    let folder = Folder::new("places");
+    let here = folder.0.display();
+    let admin = format!("[admin]\naddress = \"unix:{here}/none/admin.sock\"\n");
+    let listener = format!("[[listener]]\naddress = \"unix:{here}/none/app.sock\"\n");
+    for (more, expected) in [
+        (admin.as_str(), "admin.address: "),
+        (listener.as_str(), "listener.address: "),
+        ("[log]\nfile = \"none/log\"\n", "log.file: "),
+        ("[log]\nfile = \".\"\n", "is a directory"),
+    ] {
+        folder.write("config.toml", &format!("{LISTENER}{ROUTE}{UPSTREAM}{more}"));
+        let output = tidegate(&folder.0, &["check"]);
+        let told = err(&output);
+        assert_eq!(output.status.code(), Some(0), "another machine may have it: {told}");
+        assert!(told.contains(expected) && told.contains("the start fails"), "{expected} {told}");
+    }
+    folder.write("config.toml", &format!("{LISTENER}{ROUTE}{UPSTREAM}{admin}"));
+    let told = err(&tidegate(&folder.0, &["run"]));
+    assert!(told.contains("(its folder is missing: make it, or choose another path)"), "{told}");
+}
+
+#[test]
+fn names_may_have_letters_of_any_language_and_quotes() {
+    for name in ["chat", "größe 2", "日本語", "it's \\\"this\\\"", "e\u{301}te\u{301}", "🦀"] {
+        right(&format!("{LISTENER}{ROUTE}name = \"{name}\"\n{UPSTREAM}"));
+    }
+}
+
+#[test]
 fn check_says_what_would_be_done() {
     let folder = Folder::new("summary");
     folder.write("config.toml", &read("config.toml"));
@@ -1327,6 +1368,26 @@ fn a_file_that_was_named_must_be_there() {
 }
 
 #[test]
+fn check_waits_for_no_pipe_and_reads_no_device() {
+    let folder = Folder::new("pipes");
+    let status = Command::new("mkfifo").arg(folder.0.join("pipe")).status();
+    assert!(status.expect("mkfifo runs").success());
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    let route = "[[route]]\nrespond = { status = 204 }\n";
+    let token = "[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"pipe\"\n";
+    folder.write("token.toml", &format!("{listener}{route}{token}"));
+    for (name, certificate) in [("pipe.toml", "pipe"), ("zero.toml", "/dev/zero")] {
+        let tls = format!("tls = {{ certificate = \"{certificate}\", key = \"pipe\" }}\n");
+        folder.write(name, &format!("{listener}{tls}{route}"));
+    }
+    for config in ["pipe", "token.toml", "pipe.toml", "zero.toml"] {
+        let output = tidegate(&folder.0, &["check", "--config", config]);
+        assert_eq!(output.status.code(), Some(1), "{config}: {}", err(&output));
+        assert!(err(&output).contains("is no regular file"), "{config}: {}", err(&output));
+    }
+}
+
+#[test]
 fn a_file_that_is_no_text_is_told() {
     let folder = Folder::new("bytes");
     std::fs::write(folder.0.join("config.toml"), b"[log]\nlevel = \"\xff\"\n").expect("a file for the test");
@@ -1335,7 +1396,7 @@ fn a_file_that_is_no_text_is_told() {
     assert!(err(&output).starts_with("config.toml:2:10 not UTF-8"), "{}", err(&output));
     let output = tidegate(&folder.0, &["check", "--config", "."]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(err(&output).starts_with(".: cannot be read"), "{}", err(&output));
+    assert!(err(&output).starts_with(".: is a directory"), "{}", err(&output));
 }
 
 #[test]

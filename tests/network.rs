@@ -79,11 +79,7 @@ fn a_hard_limit_that_is_too_low_is_told_and_survived() {
 #[test]
 fn a_check_tells_what_the_machine_cannot_give() {
     let rows = [
-        (
-            "sessions = 200000",
-            "",
-            "limits: may need 240101 open files (two for each session), and 256 are allowed here",
-        ),
+        ("sessions = 200000", "", "limits: may need 240101 open files, and 256 are allowed here"),
         ("sessions = 60000", "", "upstream.test: `limits.sessions` allows 60000 sessions"),
         ("", "sessions_per_server = 70000", "upstream.test: `sessions_per_server` allows 70000 sessions"),
         ("", "source_addresses = [\"192.0.2.1\"]", "192.0.2.1 is no address of this machine"),

@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -309,6 +310,26 @@ fn a_removed_route_ends_its_sessions_and_no_others() {
 }
 
 #[test]
+fn an_upstream_that_goes_takes_its_sessions_along_as_on_removed_says() {
+    let (upstream, server) = (echo(), echo());
+    for (fate, stays) in [("keep", true), ("drain", false), ("close", false)] {
+        let to =
+            |upstream: &str| format!("[[route]]\nname = \"other\"\npath = \"/other\"\nupstream = \"{upstream}\"\n");
+        let other = format!("[upstream.other]\nservers = [\"ws://{server}\"]\non_removed = \"{fate}\"\n");
+        let window = "[drain]\nwindow = \"1s\"\n";
+        let running = Running::start(&text(upstream, "", &format!("{}{other}{window}", to("other"))));
+        let mut session = Peer::open(running.address(), "/other");
+        let reloaded = running.reloaded(&text(upstream, "", &format!("{}{window}", to("app"))));
+        assert_eq!(reloaded.diff.upstreams.removed, ["other"]);
+        assert_eq!(reloaded.diff.ended.is_empty(), stays, "{fate}");
+        match stays {
+            true => assert!(says(&mut session, "still here"), "{fate}"),
+            false => assert_eq!(session.frame().close().0, 1012, "{fate}"),
+        }
+    }
+}
+
+#[test]
 fn listeners_come_and_go() {
     let upstream = echo();
     let second = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
@@ -558,6 +579,42 @@ fn on_sighup_and_when_a_file_changes() {
     assert_eq!(gateway.output().matches("not reloaded").count(), 1, "once for each change: {}", gateway.output());
     gateway.signal("TERM");
     assert!(gateway.wait().success());
+}
+
+#[test]
+fn a_pipe_in_place_of_the_configuration_holds_nothing_up() {
+    let folder = folder();
+    let keys = folder.join("keys");
+    fs::write(&keys, "ada: 0123456789abcdef0123\n").expect("written");
+    let text = text(echo(), &format!("keys = {{ file = {:?}, query = \"key\" }}", keys.display().to_string()), "");
+    let mut gateway = gateway::Gateway::start_in(folder.clone(), &text, "exec \"$0\" \"$@\"");
+    let mut session = Peer::open(gateway.address(), "/app?key=0123456789abcdef0123");
+    fs::remove_file(folder.join("config.toml")).expect("it was there");
+    assert!(Command::new("mkfifo").arg(folder.join("config.toml")).status().expect("mkfifo runs").success());
+    gateway.signal("HUP");
+    assert!(gateway.log("config.toml").contains("is no regular file"), "{}", gateway.output());
+    fs::write(&keys, "bob: fedcba98765432100123\n").expect("written");
+    assert_eq!(session.frame().close().0, 1008, "the key is gone");
+    drop(session);
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+}
+
+#[test]
+fn a_pipe_serves_at_the_start_and_never_again() {
+    let text = text(echo(), "", "");
+    // Through a pipe without a name, as `<(...)` of a shell is one.
+    let start = "echo $$ >\"$3.pid\"; exec \"$0\" run --config /dev/stdin";
+    let shell = format!("cat \"$3\" | sh -c '{start}' \"$0\" \"$@\"");
+    let gateway = gateway::Gateway::start_in(folder(), &text, &shell);
+    let mut session = Peer::open(gateway.address(), "/app");
+    let process = fs::read_to_string(gateway.directory.join("config.toml.pid")).expect("the shell wrote it");
+    let kill = |signal: &str| Command::new("kill").args(["-s", signal, process.trim()]).status().expect("kill runs");
+    assert!(kill("HUP").success());
+    assert!(gateway.log("/dev/stdin").contains("is no regular file"), "{}", gateway.output());
+    gateway.log("not reloaded: ");
+    assert!(says(&mut session, "still here"));
+    assert!(kill("KILL").success());
 }
 
 /// Whether a message of 11 bytes is too long by now: the client's own, or the echo of one that passed just before.

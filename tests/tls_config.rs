@@ -273,10 +273,10 @@ mod file_errors {
             (
                 "a folder for a certificate",
                 |d, f| f.certificate = d.path.clone(),
-                "this is a directory: name the file in it",
+                "is a directory: name the file in it",
                 CERTIFICATE_AT,
             ),
-            ("a folder for a key", |d, f| f.key = d.path.clone(), "this is a directory: name the file in it", KEY_AT),
+            ("a folder for a key", |d, f| f.key = d.path.clone(), "is a directory: name the file in it", KEY_AT),
             (
                 "an empty certificate file",
                 |_, f| write(&f.certificate, " \n"),

@@ -1,6 +1,7 @@
 //! What is asked, answered. Here the interface meets what runs; nothing here knows of connections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
@@ -8,6 +9,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::header::ACCEPT;
 use http::{HeaderMap, StatusCode};
+use serde::Deserializer as _;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
@@ -197,6 +200,7 @@ impl View {
         if !all && selector == Selector::default() {
             return Err(Problem::bad("this would close every session: add a filter, or all=true if that is meant"));
         }
+        self.all_known(&selector)?;
         let registry = self.live.drain.sessions();
         let selected = if dry_run { registry.find(&selector).len() } else { registry.end_where(&selector, cause) };
         Ok(Answer::json(&json!({ "selected": selected, "dry_run": dry_run })))
@@ -214,6 +218,7 @@ impl View {
     /// Goes on when this is answered.
     fn drain(&self, body: &[u8]) -> Result<Answer, Problem> {
         let selector = drained(body)?;
+        selector.as_ref().map_or(Ok(()), |selector| self.all_known(selector))?;
         let (drain, rules) = (self.live.drain.clone(), self.live.config.drain.clone());
         let sessions = drain.sessions().find(selector.as_ref().unwrap_or(&Selector::default())).len();
         let answer = json!({ "sessions": sessions, "window_seconds": rules.window.as_secs_f64() });
@@ -225,6 +230,24 @@ impl View {
             tracing::info!(sessions, cut, "drained, as [admin] was asked to");
         });
         Ok(Answer::json(&answer).with(StatusCode::ACCEPTED))
+    }
+
+    /// Refuses a name that neither the configuration nor an open session has: who misspells it must not believe that
+    /// there was nothing to close.
+    fn all_known(&self, selector: &Selector) -> Result<(), Problem> {
+        let Selector { route, upstream, server, listener, .. } = selector.clone();
+        let config = &self.live.config;
+        let routes = config.routes.iter().map(|route| route.name.clone());
+        let upstreams = config.upstreams.keys().cloned();
+        let servers =
+            config.upstreams.values().flat_map(|upstream| &upstream.servers).map(|server| server.text.clone());
+        let listeners = config.listeners.iter().map(|listener| listener.address.to_string());
+        let is_open = |alone: Selector| !self.live.drain.sessions().find(&alone).is_empty();
+        let none = Selector::default;
+        is_known("route", &route, routes, || is_open(Selector { route: route.clone(), ..none() }))?;
+        is_known("upstream", &upstream, upstreams, || is_open(Selector { upstream: upstream.clone(), ..none() }))?;
+        is_known("server", &server, servers, || is_open(Selector { server: server.clone(), ..none() }))?;
+        is_known("listener", &listener, listeners, || is_open(Selector { listener: listener.clone(), ..none() }))
     }
 
     // Upstreams.
@@ -256,12 +279,13 @@ impl View {
 
     fn set_server(&self, variables: &[String], body: &[u8]) -> Result<Answer, Problem> {
         let wanted = "a body is wanted: {\"state\": \"up\"}, or drain, or down";
-        let body: Value = serde_json::from_slice(body).map_err(|_| Problem::bad(wanted))?;
-        let fields = body.as_object().filter(|fields| fields.len() == 1);
-        let state = match fields.and_then(|fields| fields.get("state")?.as_str()) {
-            Some("up") => State::Up,
-            Some("drain") => State::Drain,
-            Some("down") => State::Down,
+        let state = match fields(body, wanted)?.as_slice() {
+            [(name, Value::String(state))] if name == "state" => match state.as_str() {
+                "up" => State::Up,
+                "drain" => State::Drain,
+                "down" => State::Down,
+                _ => return Err(Problem::bad(wanted)),
+            },
             _ => return Err(Problem::bad(wanted)),
         };
         let [name, number] = variables else { return Err(Problem::not_found("no such server")) };
@@ -353,13 +377,57 @@ fn no_session(id: u64) -> Problem {
     Problem::not_found(format!("no session {id} is open"))
 }
 
+fn is_known(
+    what: &str,
+    asked: &Option<String>,
+    names: impl Iterator<Item = String>,
+    is_open: impl FnOnce() -> bool,
+) -> Result<(), Problem> {
+    let Some(asked) = asked else { return Ok(()) };
+    let names: BTreeSet<String> = names.collect();
+    if names.contains(asked) || is_open() {
+        return Ok(());
+    }
+    let known = Vec::from_iter(names).join(", ");
+    Err(Problem::not_found(format!("no {what} {asked:?} (known: {known})")))
+}
+
+/// The fields of an object. Of two with one name most readers take the last, some the first: it is refused.
+fn fields(body: &[u8], wanted: &'static str) -> Result<Vec<(String, Value)>, Problem> {
+    struct Fields;
+
+    impl<'de> Visitor<'de> for Fields {
+        type Value = Vec<(String, Value)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut fields: Self::Value = Vec::new();
+            while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                if fields.iter().any(|(known, _)| *known == name) {
+                    return Err(A::Error::custom(format!("`{name}` stands twice")));
+                }
+                fields.push((name, value));
+            }
+            Ok(fields)
+        }
+    }
+
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let fields = reader.deserialize_map(Fields).and_then(|fields| reader.end().map(|()| fields));
+    fields.map_err(|error| Problem::bad(format!("{wanted} ({error})")))
+}
+
 /// What is to be drained: `None` is the whole gateway.
 fn drained(body: &[u8]) -> Result<Option<Selector>, Problem> {
     let wanted = "a body is wanted: {\"all\": true}, or some of route, upstream, server and client, as strings";
-    let body: Value = serde_json::from_slice(body).map_err(|_| Problem::bad(wanted))?;
-    let fields = body.as_object().filter(|fields| !fields.is_empty()).ok_or_else(|| Problem::bad(wanted))?;
-    if body == json!({ "all": true }) {
-        return Ok(None);
+    let fields = fields(body, wanted)?;
+    match fields.as_slice() {
+        [] => return Err(Problem::bad(wanted)),
+        [(name, Value::Bool(true))] if name == "all" => return Ok(None),
+        _ => {}
     }
     let mut selector = Selector::default();
     for (name, value) in fields {
@@ -390,8 +458,8 @@ fn selector(query: &mut Query) -> Result<Selector, Problem> {
         client: query.parsed::<Clients>("client", "an address, a network such as 10.0.0.0/8, or local")?,
         key: query.take("key"),
         older_than: query.duration("older_than")?,
-        messages_above: query.parsed("messages_above", "messages in a second")?,
-        bytes_above: query.parsed("bytes_above", "bytes in a second")?,
+        messages_above: query.rate("messages_above", "messages in a second")?,
+        bytes_above: query.rate("bytes_above", "bytes in a second")?,
     })
 }
 

@@ -14,9 +14,11 @@ pub mod sessions;
 pub mod table;
 pub mod token;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -30,10 +32,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::model::{Admin, ListenerAddress};
+use crate::config::model::{Admin, ListenerAddress, Secret, Token};
+use crate::gateway::listen_hint;
 use crate::listen::accept::{self, Socket};
 use crate::listen::tls::{self, TlsError};
 use crate::listen::unix::UnixSocket;
@@ -46,10 +50,14 @@ use desk::{Ask, Desk};
 use guard::Guard;
 use token::BadToken;
 
-/// Connections at once; others wait to be accepted.
+/// Connections at once. Who comes then takes the place of the one that came first and is not being answered.
 const CONNECTIONS: usize = 128;
 /// For TLS, and for the head of the request.
 const HEAD: Duration = Duration::from_secs(10);
+/// For the file of the token.
+const READ: Duration = Duration::from_secs(5);
+/// Threads that read it, so that one that blocks does not make more and more of them.
+const READERS: usize = 4;
 /// For the rest: the body, and until the answer was taken.
 const WHOLE: Duration = Duration::from_secs(60);
 const HEAD_BYTES: usize = 16 * 1024;
@@ -69,7 +77,7 @@ pub struct Door {
 /// Why the interface cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("cannot listen on {address} for [admin]")]
+    #[error("cannot listen on {address} for [admin]{}", listen_hint(.address, .source))]
     Listen { address: ListenerAddress, source: io::Error },
     #[error(transparent)]
     Tls(#[from] Box<TlsError>),
@@ -103,11 +111,18 @@ impl Door {
         let serving = move || {
             // Dropped last: behind the runtime with all connections.
             let _ended = ended;
-            let runtime = match Builder::new_current_thread().enable_all().build() {
+            let runtime = match Builder::new_current_thread()
+                .enable_all()
+                .thread_name("admin")
+                .max_blocking_threads(READERS)
+                .build()
+            {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(began.send(Err(error))),
             };
             runtime.block_on(stop.run_until_cancelled_owned(self.serve(desk, began)));
+            // A file of the token that blocks is not waited for.
+            runtime.shutdown_background();
         };
         thread::Builder::new().name("admin".to_owned()).spawn(serving)?;
         has_begun.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
@@ -121,15 +136,25 @@ impl Door {
         };
         let _ = began.send(Ok(()));
         let (admin, places) = (Arc::new(admin), Arc::new(Semaphore::new(CONNECTIONS)));
+        let mut open: VecDeque<Open> = VecDeque::new();
         loop {
-            let place = places.clone().acquire_owned().await.expect("it is never closed");
             match socket.accept().await {
                 Ok((stream, peer)) => {
+                    open.retain(|open| !open.task.is_finished());
+                    if open.len() >= CONNECTIONS {
+                        make_room(&mut open);
+                    }
+                    let place = places.clone().acquire_owned().await.expect("it is never closed");
                     let (tls, admin, desk) = (tls.clone(), admin.clone(), desk.clone());
-                    tokio::spawn(async move {
-                        connection(stream, peer, tls, &admin, desk).await;
+                    let answering = Arc::new(AtomicBool::new(false));
+                    let answers = answering.clone();
+                    let task = tokio::spawn(async move {
+                        connection(stream, peer, tls, &admin, desk, &answers).await;
                         drop(place);
                     });
+                    open.push_back(Open { task: task.abort_handle(), answering });
+                    // What it has sent already is read before the next one can ask for its place.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     tracing::debug!(error = %error, "cannot accept a connection for [admin]");
@@ -137,6 +162,22 @@ impl Door {
                 }
             }
         }
+    }
+}
+
+/// A connection, from its first byte to its last.
+struct Open {
+    task: AbortHandle,
+    /// Its request is there, and its answer not yet sent: it keeps its place.
+    answering: Arc<AtomicBool>,
+}
+
+/// Ends the connection that came first of those that are not being answered: they are silent, or have their answer.
+fn make_room(open: &mut VecDeque<Open>) {
+    let idle = open.iter().position(|open| !open.answering.load(Ordering::Relaxed));
+    if let Some(first) = idle.and_then(|index| open.remove(index)) {
+        first.task.abort();
+        tracing::debug!("all places of [admin] are taken: the connection that was silent for longest has lost its own");
     }
 }
 
@@ -155,7 +196,14 @@ fn bind(admin: &Admin) -> io::Result<(Socket, ListenerAddress)> {
 }
 
 /// TLS, one request, its answer.
-async fn connection(stream: Stream, peer: Address, tls: Option<TlsAcceptor>, admin: &Arc<Admin>, desk: Arc<Desk>) {
+async fn connection(
+    stream: Stream,
+    peer: Address,
+    tls: Option<TlsAcceptor>,
+    admin: &Arc<Admin>,
+    desk: Arc<Desk>,
+    answering: &Arc<AtomicBool>,
+) {
     let stream = match (stream, tls) {
         (Stream::Tcp(stream), Some(acceptor)) => match accept::secure(stream, &acceptor, HEAD).await {
             Ok(stream) => stream,
@@ -164,9 +212,9 @@ async fn connection(stream: Stream, peer: Address, tls: Option<TlsAcceptor>, adm
         (stream, _) => stream,
     };
     let service = service_fn(|request| {
-        let (admin, desk) = (admin.clone(), desk.clone());
+        let (admin, desk, answering) = (admin.clone(), desk.clone(), answering.clone());
         // Boxed, because hyper wants the future to be Unpin where the stream is to be taken back.
-        Box::pin(async move { Ok::<_, Infallible>(serve(request, peer, &admin, desk).await) })
+        Box::pin(async move { Ok::<_, Infallible>(serve(request, peer, &admin, desk, &answering).await) })
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -175,7 +223,9 @@ async fn connection(stream: Stream, peer: Address, tls: Option<TlsAcceptor>, adm
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .without_shutdown();
-    match tokio::time::timeout(HEAD + WHOLE, serving).await {
+    let served = tokio::time::timeout(HEAD + WHOLE, serving).await;
+    answering.store(false, Ordering::Relaxed);
+    match served {
         Ok(Ok(parts)) => parts.io.into_inner().linger().await,
         Ok(Err(error)) => {
             tracing::debug!(client = %peer, error = %log::chain(&error), "a request to [admin] broke off")
@@ -184,9 +234,15 @@ async fn connection(stream: Stream, peer: Address, tls: Option<TlsAcceptor>, adm
     }
 }
 
-async fn serve(request: Request<Incoming>, peer: Address, admin: &Admin, desk: Arc<Desk>) -> Response<Parts> {
+async fn serve(
+    request: Request<Incoming>,
+    peer: Address,
+    admin: &Admin,
+    desk: Arc<Desk>,
+    answering: &AtomicBool,
+) -> Response<Parts> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let answer = answer(request, admin, desk).await.unwrap_or_else(|problem| {
+    let answer = answer(request, admin, desk, answering).await.unwrap_or_else(|problem| {
         let reason = problem.reason;
         tracing::info!(reason, client = %peer, %method, path = log::shortened(&path), "refused by [admin]");
         problem.into()
@@ -199,14 +255,20 @@ async fn serve(request: Request<Incoming>, peer: Address, admin: &Admin, desk: A
 }
 
 /// Who asks comes first, what is asked second, how it is asked last.
-async fn answer(request: Request<Incoming>, admin: &Admin, desk: Arc<Desk>) -> Result<Answer, Problem> {
+async fn answer(
+    request: Request<Incoming>,
+    admin: &Admin,
+    desk: Arc<Desk>,
+    answering: &AtomicBool,
+) -> Result<Answer, Problem> {
     let (parts, body) = request.into_parts();
     let found = table::find(&parts.method, parts.uri.path());
     if !found.as_ref().is_ok_and(|(row, _)| row.call.is_open()) {
-        admit(&parts.headers, admin)?;
+        admit(&parts.headers, admin).await?;
     }
     let (row, variables) = found?;
     let body = read(body, &parts.headers).await?;
+    answering.store(true, Ordering::Relaxed);
     desk.answer(
         row.call,
         Ask { variables, query: parts.uri.query().unwrap_or_default().to_owned(), headers: parts.headers, body },
@@ -214,16 +276,31 @@ async fn answer(request: Request<Incoming>, admin: &Admin, desk: Arc<Desk>) -> R
     .await
 }
 
-fn admit(headers: &HeaderMap, admin: &Admin) -> Result<(), Problem> {
-    let token = admin.token.as_ref().map(|token| token.current()).transpose().map_err(|error| {
-        tracing::error!(error = %log::chain(&error), "the token of [admin] cannot be read: nobody is let in");
-        let detail = "the gateway cannot read its token: its log says why";
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "token_unreadable", detail)
-    })?;
+async fn admit(headers: &HeaderMap, admin: &Admin) -> Result<(), Problem> {
+    let token = match &admin.token {
+        Some(token) => Some(current(token).await?),
+        None => None,
+    };
     // With `tls` alone anybody gets a connection; with client certificates only who has one.
     let certified = admin.tls.as_ref().is_some_and(|tls| tls.demands_certificate());
     let trusted = certified || matches!(admin.address, ListenerAddress::Unix(_));
     Guard { token: token.as_ref(), trusted, hosts: &admin.hosts }.admit(headers)
+}
+
+/// The token as it is now. On another thread: its file may block, on a network's share for long, and probes are to be
+/// answered meanwhile.
+async fn current(token: &Token) -> Result<Secret, Problem> {
+    let token = token.clone();
+    let reading = tokio::task::spawn_blocking(move || token.current());
+    let error = match tokio::time::timeout(READ, reading).await {
+        Ok(Ok(Ok(secret))) => return Ok(secret),
+        Ok(Ok(Err(error))) => log::chain(&error),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "its file did not answer in time".to_owned(),
+    };
+    tracing::error!(error, "the token of [admin] cannot be read: nobody is let in");
+    let detail = "the gateway cannot read its token: its log says why";
+    Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "token_unreadable", detail))
 }
 
 async fn read(body: Incoming, headers: &HeaderMap) -> Result<Bytes, Problem> {

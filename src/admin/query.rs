@@ -63,6 +63,19 @@ impl Query {
         self.take(name).map(parse).transpose()
     }
 
+    /// So many in a second; neither infinite nor less than none, which would select all sessions or nothing.
+    ///
+    /// # Errors
+    /// When the value is no such number.
+    pub fn rate(&mut self, name: &str, wanted: &str) -> Result<Option<f64>, Problem> {
+        match self.parsed::<f64>(name, wanted)? {
+            Some(rate) if !(rate.is_finite() && rate >= 0.0) => {
+                Err(Problem::bad(format!("{name}={rate}: {wanted} is wanted, 0 or more")))
+            }
+            rate => Ok(rate),
+        }
+    }
+
     /// # Errors
     /// When there is something that nobody asked for: a misspelt filter must not close every session.
     pub fn finish(&self) -> Result<(), Problem> {
@@ -111,6 +124,7 @@ mod tests {
             query.parsed::<u32>("limit", "a number")?;
             query.duration("older_than")?;
             query.flag("all")?;
+            query.rate("messages_above", "a rate")?;
             query.finish()
         };
         for (text, expected) in [
@@ -118,6 +132,11 @@ mod tests {
             ("older_than=5", ""),
             ("older_than=soon", "older_than=soon: a duration is wanted, like 90s or 5m"),
             ("all=yes", "all=yes: true or false is wanted"),
+            ("messages_above=2.5", ""),
+            ("messages_above=x", "messages_above=x: a rate is wanted"),
+            ("messages_above=NaN", "messages_above=NaN: a rate is wanted, 0 or more"),
+            ("messages_above=-inf", "messages_above=-inf: a rate is wanted, 0 or more"),
+            ("messages_above=-1", "messages_above=-1: a rate is wanted, 0 or more"),
             ("rout=chat", "unknown parameter `rout`: docs/openapi.yaml has them all"),
             ("limit=1&limit=2", "`limit` stands twice in the query"),
             ("limit=%4", "the query is not encoded as RFC 3986 has it, or not UTF-8"),

@@ -1,13 +1,12 @@
 //! The token of the admin interface: where it stands, and whether a request has it.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::config::model::{Secret, Token};
+use crate::file;
 
 /// A token that is shorter could be guessed; a longer one is a file that was given by mistake.
 const BYTES: std::ops::RangeInclusive<usize> = 16..=512;
@@ -15,8 +14,8 @@ const BYTES: std::ops::RangeInclusive<usize> = 16..=512;
 /// Why a file of a token cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadToken {
-    #[error("cannot be read")]
-    Unreadable(#[from] io::Error),
+    #[error(transparent)]
+    File(#[from] file::BadFile),
     #[error("a token has 16 to 512 visible ASCII characters on one line: `openssl rand -hex 32` makes one")]
     Malformed,
 }
@@ -26,9 +25,8 @@ pub enum BadToken {
 /// # Errors
 /// When it cannot be read or holds something else.
 pub fn read(file: &Path) -> Result<Secret, BadToken> {
-    let mut text = String::new();
-    File::open(file)?.take(*BYTES.end() as u64 + 16).read_to_string(&mut text)?;
-    let token = text.trim_ascii_end();
+    let bytes = file::read(file)?;
+    let token = str::from_utf8(bytes.trim_ascii_end()).map_err(|_| BadToken::Malformed)?;
     let sound = BYTES.contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
     if sound { Ok(Secret(token.to_owned())) } else { Err(BadToken::Malformed) }
 }
@@ -84,7 +82,7 @@ mod tests {
             assert_eq!(read(&file).is_ok(), right, "{text:?}");
         }
         std::fs::remove_file(&file).expect("it was there");
-        assert!(matches!(read(&file), Err(BadToken::Unreadable(_))));
+        assert!(matches!(read(&file), Err(BadToken::File(_))));
     }
 
     #[test]

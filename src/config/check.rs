@@ -258,22 +258,37 @@ fn addresses_differ(
     backends: &[Bound<Backend>],
     admin: Option<&Bound<Admin>>,
 ) {
-    let listeners = listeners.iter().map(|bound| (&bound.address, &bound.key));
-    let backends = backends.iter().map(|bound| (&bound.address, &bound.key));
-    let admin = admin.map(|bound| (&bound.address, &bound.key));
+    let shares = |bound: &Bound<Listener>| bound.value.as_ref().is_some_and(|listener| listener.reuse_port);
+    let listeners = listeners.iter().map(|bound| (&bound.address, &bound.key, shares(bound)));
+    let backends = backends.iter().map(|bound| (&bound.address, &bound.key, false));
+    let admin = admin.map(|bound| (&bound.address, &bound.key, false));
     let mut all: Vec<_> = listeners
         .chain(backends)
         .chain(admin)
-        .filter_map(|(address, key)| address.as_ref().map(|(address, at)| (address, *at, key)))
+        .filter_map(|(address, key, shares)| address.as_ref().map(|(address, at)| (address, *at, key, shares)))
         // Port 0 is another port each time.
         .filter(|(address, ..)| !matches!(address, ListenerAddress::Tcp(address) if address.port() == 0))
         .collect();
-    all.sort_by_key(|(_, at, _)| at.line);
-    for ((address, at, key), first) in repeated(&all, |(address, at, _)| (*address, *at)) {
-        let wrong = Wrong::new(format!("{address} is taken in line {first} already"));
+    all.sort_by_key(|(_, at, ..)| at.line);
+    for (index, (address, at, key, shared)) in all.iter().enumerate() {
+        let clashes = |(other, _, _, shares): &&(&ListenerAddress, Position, &String, bool)| {
+            address == other || is_part(address, other) && !(*shared && *shares)
+        };
+        let Some((other, first, ..)) = all[..index].iter().find(clashes) else { continue };
+        let wrong = match address == other {
+            true => Wrong::new(format!("{address} is taken in line {} already", first.line)),
+            false => Wrong::new(format!("{address} cannot be opened beside {other} in line {}", first.line)),
+        };
         let what = if matches!(address, ListenerAddress::Tcp(_)) { "port" } else { "path" };
         root.wrong(*at, key, wrong.help(format!("choose another {what}")));
     }
+}
+
+/// Whether one of them is an address of the other, which is all addresses of its family.
+fn is_part(one: &ListenerAddress, other: &ListenerAddress) -> bool {
+    let (ListenerAddress::Tcp(one), ListenerAddress::Tcp(other)) = (one, other) else { return false };
+    let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && all
 }
 
 fn upstreams_are_used(root: &Reader<'_, '_>, upstreams: &Upstreams, routes: &[RouteRead]) {

@@ -1,7 +1,8 @@
 //! What one configuration changes of another: what a reload would do, key by key.
 //!
 //! In: two that are right. Compared is what the files say, defaults put in: a value written another way counts as another.
-//! Listeners are known by their address, routes and upstreams by their name. No file that they name is opened.
+//! Listeners are known by their address, routes and upstreams by their name. The order of routes counts where it decides
+//! which one serves. No file that they name is opened.
 
 use std::fmt::{self, Write};
 
@@ -9,6 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::Loaded;
 use super::effective::{HIDDEN, is_secret};
+use super::model::{Config, Fate, Route, Server, Upstream};
 use super::schema::{Fallback, Holds, Key, ROOT, Table};
 use super::tree::{self, Entry, Node, Value};
 
@@ -49,6 +51,8 @@ pub struct Diff {
     pub upstreams: Changes,
     /// The other tables.
     pub settings: Vec<Change>,
+    /// Upstreams that lose servers whose sessions do not stay.
+    pub ended: Vec<(String, Fate)>,
 }
 
 /// What is another of the listeners, the routes or the upstreams, by their names.
@@ -77,29 +81,41 @@ impl Diff {
         }
         Diff {
             listeners: Changes::between("listener", &listeners(old), &listeners(new)),
-            routes: Changes::between("route", &routes(old), &routes(new)),
+            routes: Changes::between("route", &routes(old), &routes(new)).with(reordered(old, new)),
             upstreams: Changes::between("upstream", &upstreams(old), &upstreams(new)),
             settings,
+            ended: ended(&old.config, &new.config),
         }
     }
 
     pub fn is_empty(&self) -> bool {
         *self == Diff::default()
     }
+
+    /// What becomes of the sessions of servers that this upstream loses.
+    fn fate(&self, upstream: &str) -> Fate {
+        self.ended.iter().find(|(name, _)| name == upstream).map_or(Fate::Keep, |(_, fate)| *fate)
+    }
 }
 
 /// For people: what a reload would do, a line for each. `restart` is what [`Loaded::keep_from`] kept.
 pub fn describe(diff: &Diff, restart: &[Change]) -> String {
     let mut out = String::new();
-    describe_section(&mut out, "listener", &diff.listeners, "it is closed; its sessions stay", "");
-    describe_section(&mut out, "route", &diff.routes, "its sessions are closed with 1012", ": its sessions stay");
-    describe_section(
-        &mut out,
-        "upstream",
-        &diff.upstreams,
-        "its sessions stay with their servers",
-        ": its sessions stay",
-    );
+    let closed = |_: &str| "it is closed; its sessions stay";
+    describe_section(&mut out, "listener", &diff.listeners, closed, |_| "");
+    let ended = |_: &str| "its sessions are closed with 1012";
+    describe_section(&mut out, "route", &diff.routes, ended, |_| ": its sessions stay");
+    let gone = |name: &str| match diff.fate(name) {
+        Fate::Keep => "its sessions stay with their servers",
+        Fate::Drain => "its sessions are closed over drain.window",
+        Fate::Close => "its sessions are closed at once",
+    };
+    let stays = |name: &str| match diff.fate(name) {
+        Fate::Keep => ": its sessions stay",
+        Fate::Drain => ": sessions of servers that are gone are closed over drain.window, the others stay",
+        Fate::Close => ": sessions of servers that are gone are closed at once, the others stay",
+    };
+    describe_section(&mut out, "upstream", &diff.upstreams, gone, stays);
     for change in &diff.settings {
         let _ = writeln!(out, "~ {change}");
     }
@@ -109,15 +125,22 @@ pub fn describe(diff: &Diff, restart: &[Change]) -> String {
     if out.is_empty() { "nothing would change\n".to_owned() } else { out }
 }
 
-fn describe_section(out: &mut String, section: &str, changes: &Changes, removed: &str, stays: &str) {
+/// `removed` and `stays` say what becomes of the sessions of the one with that name.
+fn describe_section(
+    out: &mut String,
+    section: &str,
+    changes: &Changes,
+    removed: impl Fn(&str) -> &'static str,
+    stays: impl Fn(&str) -> &'static str,
+) {
     for name in &changes.added {
         let _ = writeln!(out, "+ {section} {name}");
     }
     for name in &changes.removed {
-        let _ = writeln!(out, "- {section} {name}: {removed}");
+        let _ = writeln!(out, "- {section} {name}: {}", removed(name));
     }
     for (name, list) in &changes.changed {
-        let _ = writeln!(out, "~ {section} {name}{stays}");
+        let _ = writeln!(out, "~ {section} {name}{}", stays(name));
         for change in list {
             let whom = match section {
                 "route" if change.is_followed() => " (open sessions too)",
@@ -142,6 +165,7 @@ pub fn json(diff: &Diff, restart: &[Change]) -> Json {
         "routes": changes(&diff.routes),
         "upstreams": changes(&diff.upstreams),
         "settings": list(&diff.settings),
+        "ended": diff.ended.iter().map(|(name, fate)| json!({ "upstream": name, "how": fate.label() })).collect::<Vec<_>>(),
         "restart": list(restart),
     })
 }
@@ -190,6 +214,17 @@ impl Changes {
         changes
     }
 
+    /// With further changes of entries that stay.
+    fn with(mut self, more: impl Iterator<Item = (String, Change)>) -> Changes {
+        for (name, change) in more {
+            match self.changed.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, list)) => list.push(change),
+                None => self.changed.push((name, vec![change])),
+            }
+        }
+        self
+    }
+
     /// Whether anything of this one is another.
     pub fn touches(&self, name: &str) -> bool {
         let changed = self.changed.iter().map(|(changed, _)| changed);
@@ -217,6 +252,45 @@ impl fmt::Display for Change {
         let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
         write!(f, "{}: {} -> {}", self.key, shown(&self.old), shown(&self.new))
     }
+}
+
+/// Routes that come now before others which they came behind, where the order of the file decides between them.
+fn reordered(old: &Loaded, new: &Loaded) -> impl Iterator<Item = (String, Change)> {
+    let place = |route: &Route| old.config.routes.iter().position(|known| known.name == route.name);
+    let routes = &new.config.routes;
+    let pairs = routes.iter().enumerate().flat_map(move |(index, first)| {
+        routes[index + 1..]
+            .iter()
+            .map(move |second| (first, second))
+            .filter(|(first, second)| are_equals(first, second))
+    });
+    pairs.filter_map(move |(first, second)| {
+        let change = |second: &Route| Change {
+            key: "order".to_owned(),
+            old: Some(format!("behind {}", second.name)),
+            new: Some(format!("before {}", second.name)),
+        };
+        (place(first)? > place(second)?).then(|| (first.name.clone(), change(second)))
+    })
+}
+
+/// Whether two routes may match the same request, and neither is the more specific one.
+fn are_equals(one: &Route, other: &Route) -> bool {
+    let place = |route: &Route| (route.host.clone(), route.path.clone(), route.path_exact, route.conditions.count());
+    place(one) == place(other) && !one.conditions.exclude(&other.conditions)
+}
+
+/// Upstreams that lose servers whose sessions end.
+fn ended(old: &Config, new: &Config) -> Vec<(String, Fate)> {
+    let fate = |name: &String, upstream: &Upstream| match new.upstreams.get(name) {
+        None => upstream.on_removed,
+        Some(now) => {
+            let stays = |server: &Server| now.servers.iter().any(|known| known.text == server.text);
+            if upstream.servers.iter().all(stays) { Fate::Keep } else { now.on_removed }
+        }
+    };
+    let all = old.upstreams.iter().map(|(name, upstream)| (name.clone(), fate(name, upstream)));
+    all.filter(|(_, fate)| *fate != Fate::Keep).collect()
 }
 
 /// The entries of a listener, a route or an upstream, with its name.
@@ -365,10 +439,39 @@ mod tests {
         let route = "[[route]]\nname = \"app\"\nupstream = \"app\"\n";
         let other = "[[route]]\nname = \"other\"\npath = \"/other\"\nupstream = \"app\"\n";
         let same = "nothing would change\n";
+        let header = |name: &str, field: &str| {
+            format!("[[route]]\nname = \"{name}\"\nupstream = \"app\"\nheaders = {{ {field} = \"{name}\" }}\n")
+        };
         let rows = [
             ("nothing", route.to_owned(), route.to_owned(), same),
             ("a default that is written", route.into(), format!("{route}ping = \"answer\"\nlimits = {{}}\n"), same),
-            ("another order", format!("{route}{other}"), format!("{other}{route}"), same),
+            ("an order that decides nothing", format!("{route}{other}"), format!("{other}{route}"), same),
+            (
+                "an order that decides who serves",
+                format!("{}{}", header("a", "A"), header("b", "B")),
+                format!("{}{}", header("b", "B"), header("a", "A")),
+                "~ route b: its sessions stay\n    order: behind a -> before a (new sessions)\n",
+            ),
+            (
+                "an order of routes that exclude each other",
+                format!("{}{}", header("a", "A"), header("b", "A")),
+                format!("{}{}", header("b", "A"), header("a", "A")),
+                same,
+            ),
+            (
+                "a server that goes with its sessions",
+                format!("{route}[upstream.two]\nservers = [\"ws://127.0.0.1:1\"]\n"),
+                format!("{route}[upstream.two]\nservers = [\"ws://127.0.0.1:2\"]\non_removed = \"drain\"\n"),
+                "~ upstream two: sessions of servers that are gone are closed over drain.window, the others stay\n\
+                 \x20   servers: [\"ws://127.0.0.1:1\"] -> [\"ws://127.0.0.1:2\"]\n\
+                 \x20   on_removed: \"keep\" -> \"drain\"\n",
+            ),
+            (
+                "an upstream that goes with its sessions",
+                format!("{route}[upstream.two]\nservers = [\"ws://127.0.0.1:1\"]\non_removed = \"close\"\n"),
+                route.into(),
+                "- upstream two: its sessions are closed at once\n",
+            ),
             (
                 "a route with a name that moves",
                 route.into(),

@@ -15,14 +15,16 @@ pub mod show;
 mod tree;
 mod value;
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub use problem::{Problem, Problems, Source};
 pub use reference::{defaults, reference};
 
 use model::Position;
+
+use crate::file::{self, BadFile};
 
 /// A configuration that is right, with the text it came from.
 #[derive(Debug, Clone)]
@@ -57,7 +59,20 @@ pub type Inspect<'a> = dyn Fn(Files<'_>) -> Option<(Position, String)> + 'a;
 /// # Errors
 /// Every problem of the file and of those it names; one without a position when it cannot be read.
 pub fn load(path: &Path, inspect: &Inspect<'_>) -> Result<Loaded, Problems> {
-    let loaded = parse_with(&read_text(path)?, path, &|name| std::env::var(name).ok(), inspect)?;
+    load_from(path, file::read_once(path), inspect)
+}
+
+/// [`load`] while the gateway runs: a pipe that it was read from at the start has nothing more to give, and would be waited
+/// for.
+///
+/// # Errors
+/// As those of [`load`].
+pub fn load_again(path: &Path, inspect: &Inspect<'_>) -> Result<Loaded, Problems> {
+    load_from(path, file::read(path), inspect)
+}
+
+fn load_from(path: &Path, read: Result<Vec<u8>, BadFile>, inspect: &Inspect<'_>) -> Result<Loaded, Problems> {
+    let loaded = parse_with(&text(path, read)?, path, &|name| std::env::var(name).ok(), inspect)?;
     Ok(Loaded { file: Some(path.to_owned()), ..loaded })
 }
 
@@ -100,27 +115,17 @@ pub fn duration(text: &str) -> Option<std::time::Duration> {
     value::duration(text).ok()
 }
 
-fn read_text(path: &Path) -> Result<String, Problems> {
-    // A configuration is far smaller; a device or a log given by mistake is not.
-    const BYTES_MAX: u64 = 16 << 20;
-    let whole = |message: String, help: Option<String>| {
+fn text(path: &Path, read: Result<Vec<u8>, BadFile>) -> Result<String, Problems> {
+    let bytes = read.map_err(|error| {
+        let help = match &error {
+            BadFile::Unreadable(error) if error.kind() == io::ErrorKind::NotFound => "name another file with --config",
+            BadFile::NotRegular => "name a file; a pipe serves at the start alone, as /dev/stdin or <(...) of a shell",
+            _ => "",
+        };
+        let help = Some(help.to_owned()).filter(|help| !help.is_empty());
+        let message = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
         Problems::from(Source::new(path, "").problem(Position::default(), "", message, help))
-    };
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(BYTES_MAX + 1).read_to_end(&mut bytes));
-    match read {
-        Err(error) => {
-            let help = match error.kind() {
-                io::ErrorKind::NotFound => Some("name another file with --config".to_owned()),
-                _ => None,
-            };
-            return Err(whole(format!("cannot be read: {error}"), help));
-        }
-        Ok(count) if count as u64 > BYTES_MAX => {
-            return Err(whole("is larger than 16MiB".to_owned(), None));
-        }
-        Ok(_) => {}
-    }
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         let sound = error.utf8_error().valid_up_to();
         let source = Source::new(path, String::from_utf8_lossy(error.as_bytes()));

@@ -365,6 +365,21 @@ pub struct PlainRules {
     pub answer_idle_timeout: Option<Duration>,
 }
 
+impl Conditions {
+    /// How many there are: a route with more of them is the more specific one.
+    pub fn count(&self) -> usize {
+        self.headers.len() + self.query.len() + usize::from(self.subprotocol.is_some())
+    }
+
+    /// Whether no request holds both.
+    pub fn exclude(&self, other: &Conditions) -> bool {
+        fn differ<N: PartialEq>(one: &[(N, String)], other: &[(N, String)]) -> bool {
+            one.iter().any(|(name, value)| other.iter().any(|(known, wanted)| known == name && wanted != value))
+        }
+        differ(&self.headers, &other.headers) || differ(&self.query, &other.query)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     Any,
@@ -640,6 +655,17 @@ pub enum Fate {
     Drain,
     /// They end at once.
     Close,
+}
+
+impl Fate {
+    /// As the file writes it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Fate::Keep => "keep",
+            Fate::Drain => "drain",
+            Fate::Close => "close",
+        }
+    }
 }
 
 /// `balance`: which server is next.

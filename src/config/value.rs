@@ -728,13 +728,20 @@ pub(super) fn subprotocol(text: &str) -> Parsed<String> {
     }
 }
 
-/// A name that stands in logs.
+/// Whether nothing in it turns a line around, breaks it or hides in it: control characters, format characters (Cf), and
+/// all spaces and separators but the one. They are what `Debug` escapes, quotes aside.
+fn is_seen(text: &str) -> bool {
+    let plain: String = text.chars().filter(|c| !['"', '\'', '\\'].contains(c)).collect();
+    plain.escape_debug().eq(plain.chars())
+}
+
+/// A name that stands in logs, metrics and tables.
 pub(super) fn name(text: &str) -> Parsed<String> {
     const NAME_MAX: usize = 80;
-    match text.trim() == text && !text.is_empty() && text.len() <= NAME_MAX && !text.contains(char::is_control) {
+    match text.trim() == text && !text.is_empty() && text.len() <= NAME_MAX && is_seen(text) {
         true => Ok(text.to_owned()),
         false => Err(Wrong::new(format!("{text:?} cannot be a name"))
-            .help(format!("1 to {NAME_MAX} bytes without control characters or outer spaces"))),
+            .help(format!("1 to {NAME_MAX} bytes that can be seen: no control or format characters, no outer spaces"))),
     }
 }
 

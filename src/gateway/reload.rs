@@ -171,12 +171,12 @@ impl Gateway {
             return Err(ReloadError::Stopping);
         }
         let old = running.loaded.clone();
-        let mut stamps = Stamps::of(&files(&old));
         let prepare = {
             let before = before.clone();
             // Files block, on a network's share for long.
             move || -> (Stamps, Result<_, ReloadError>) {
-                let result = config::load(&file, &inspect).map_err(ReloadError::from).and_then(|mut new| {
+                let mut stamps = Stamps::of(&files(&old));
+                let result = config::load_again(&file, &inspect).map_err(ReloadError::from).and_then(|mut new| {
                     stamps.add(&files(&new));
                     let restart = new.keep_from(&old);
                     let diff = Diff::between(&old, &new);
@@ -233,6 +233,9 @@ impl Gateway {
             let removed = Selector { route: Some(route.clone()), ..Selector::default() };
             let (drain, rules) = (live.drain.clone(), live.config.drain.clone());
             tokio::spawn(async move { drain.close(&removed, Cause::RouteRemoved, &rules).await });
+        }
+        for upstream in &diff.upstreams.removed {
+            before.pools.get(upstream).into_iter().for_each(|pool| pool.remove(&live.drain));
         }
         certificates
     }

@@ -46,8 +46,7 @@ pub(super) async fn keys(gateway: Weak<Gateway>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(gateway) = gateway.upgrade() else { return };
-        // A reload reads them, too.
-        let _alone = gateway.running.lock().await;
+        // Beside a reload, which may wait for other files for long: a key that is gone must not.
         let live = gateway.current();
         if live.keyrings.is_empty() {
             continue;

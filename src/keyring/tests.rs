@@ -97,11 +97,23 @@ fn what_cannot_be_used_changes_nothing() {
 }
 
 #[test]
+fn a_reload_that_read_before_a_look_brings_no_key_back() {
+    let folder = Folder::new();
+    let file = folder.write("keys", &format!("{ADA}{BOB}"));
+    let (ring, watch) = watched(&file);
+    let reread = Reread(vec![(ring.clone(), ring.reread().expect("sound"))]);
+    fs::write(&file, BOB).expect("written");
+    assert!(!watch.look() && watch.look(), "one is gone");
+    assert!(!reread.put());
+    assert_eq!(ring.current().len(), 1, "and stays so");
+}
+
+#[test]
 fn what_cannot_be_used_at_the_start() {
     let folder = Folder::new();
     let told = |file: &Path| log::chain(&Keyring::load(file).expect_err("unusable"));
     assert!(told(&folder.0.join("none")).starts_with("cannot be read: No such file"));
-    assert_eq!(told(&folder.0), "is no regular file");
+    assert_eq!(told(&folder.0), "is a directory: name the file in it");
     let said = told(&folder.write("bad", "\nada: secret"));
     assert_eq!(said, "cannot be used: line 2: the key is shorter than 16 characters, and could be guessed");
 }

@@ -65,11 +65,23 @@ impl Target {
         Ok(())
     }
 
-    fn write_all(&mut self, lines: &[u8]) -> io::Result<()> {
-        match self {
-            Target::Stream(stream) => stream.write_all(lines),
-            Target::File { file, .. } => file.write_all(lines),
+    /// Fails with the number of bytes that were written all the same.
+    fn write_all(&mut self, lines: &[u8]) -> Result<(), usize> {
+        let mut written = 0;
+        while written < lines.len() {
+            let rest = &lines[written..];
+            let once = match self {
+                Target::Stream(stream) => stream.write(rest),
+                Target::File { file, .. } => file.write(rest),
+            };
+            match once {
+                Ok(0) => return Err(written),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(written),
+            }
         }
+        Ok(())
     }
 }
 
@@ -143,16 +155,27 @@ impl Shared {
 
     fn write(&self, mut target: Target) {
         let (mut lines, mut told) = (Vec::new(), 0);
+        // What is still to be written of a line that has begun: a disk may be full in the middle of one.
+        let mut torn: Vec<u8> = Vec::new();
         loop {
             self.take(&mut lines);
-            if self.reopen.swap(false, Ordering::AcqRel)
-                && let Err(error) = target.reopen()
-            {
-                tracing::error!(%error, "the log file cannot be opened again: the old one goes on");
+            if self.reopen.swap(false, Ordering::AcqRel) {
+                match target.reopen() {
+                    // It ends where it began, in the other file.
+                    Ok(()) => self.lose(&std::mem::take(&mut torn)),
+                    Err(error) => tracing::error!(%error, "the log file cannot be opened again: the old one goes on"),
+                }
             }
-            if target.write_all(&lines).is_err() {
-                let count = lines.iter().filter(|byte| **byte == b'\n').count();
-                self.lost.fetch_add(count as u64, Ordering::Relaxed);
+            let goes_on = !torn.is_empty();
+            lines.splice(..0, torn.drain(..));
+            if let Err(written) = target.write_all(&lines) {
+                let mut rest = &lines[written..];
+                let in_a_line = lines[..written].last().map_or(goes_on, |last| *last != b'\n');
+                if let (true, Some(end)) = (in_a_line, rest.iter().position(|byte| *byte == b'\n')) {
+                    torn.extend_from_slice(&rest[..=end]);
+                    rest = &rest[end + 1..];
+                }
+                self.lose(rest);
                 // A full disk is full for a while. It is told when it takes lines again.
                 std::thread::sleep(FULL);
                 continue;
@@ -164,6 +187,11 @@ impl Shared {
                 told = lost;
             }
         }
+    }
+
+    fn lose(&self, lines: &[u8]) {
+        let count = lines.iter().filter(|byte| **byte == b'\n').count();
+        self.lost.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     /// Waits for lines, and changes them for the empty buffer: who logs never waits for who writes.
@@ -202,6 +230,53 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// A disk with so much room.
+    #[derive(Clone, Default)]
+    struct Small(Arc<Mutex<(usize, Vec<u8>)>>);
+
+    impl Small {
+        fn holds(&self) -> String {
+            String::from_utf8(self.0.lock().expect("sound").1.clone()).expect("UTF-8")
+        }
+
+        fn grow(&self, room: usize) {
+            self.0.lock().expect("sound").0 += room;
+        }
+    }
+
+    impl Write for Small {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut disk = self.0.lock().expect("sound");
+            let count = bytes.len().min(disk.0 - disk.1.len());
+            disk.1.extend_from_slice(&bytes[..count]);
+            if count == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(count) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_a_full_disk_cut_goes_on_when_there_is_room() {
+        let disk = Small::default();
+        disk.grow(9);
+        let lines = Lines::to(Target::Stream(Box::new(disk.clone()))).expect("a thread");
+        let say = |text: &[u8]| {
+            (&lines).write_all(text).expect("never fails");
+            lines.flush();
+        };
+        say(b"first\nsecond\nthird\n");
+        say(b"fourth\n");
+        assert_eq!((disk.holds().as_str(), lines.lost()), ("first\nsec", 2));
+        disk.grow(2);
+        say(b"fifth\n");
+        assert_eq!((disk.holds().as_str(), lines.lost()), ("first\nsecon", 3));
+        disk.grow(100);
+        say(b"sixth\n");
+        assert_eq!((disk.holds().as_str(), lines.lost()), ("first\nsecond\nsixth\n", 3));
     }
 
     #[test]

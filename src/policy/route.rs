@@ -28,7 +28,7 @@ pub fn find<'a>(routes: &'a [Arc<Route>], host: &Host, parts: &request::Parts) -
         let Some(rank) = host_rank(&route.host, &host.name).filter(|_| is_at(route, &normal)) else {
             continue;
         };
-        let rank = (rank, route.path_exact, route.path.len(), count(&route.conditions));
+        let rank = (rank, route.path_exact, route.path.len(), route.conditions.count());
         // Only a better one replaces: among equals the first stays.
         if best.is_none_or(|(found, _)| rank > found) && hold(&route.conditions, parts) {
             best = Some((rank, route));
@@ -114,10 +114,6 @@ fn host_rank(pattern: &HostPattern, name: &str) -> Option<HostRank> {
 
 fn is_at(route: &Route, path: &str) -> bool {
     if route.path_exact { route.path == path } else { is_prefix(&route.path, path) }
-}
-
-fn count(conditions: &Conditions) -> usize {
-    conditions.headers.len() + conditions.query.len() + usize::from(conditions.subprotocol.is_some())
 }
 
 /// A field or parameter that is there twice holds no condition: an upstream could go by the other one.

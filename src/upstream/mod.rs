@@ -188,6 +188,11 @@ impl Pool {
         Pool { upstream, tls, sticky, sources, set, size, budget, changed, checks, _end, checks_before, drain_rules }
     }
 
+    /// The configuration has it no more: its sessions stay or end as `on_removed` says.
+    pub fn remove(&self, drain: &Drain) {
+        health::watch::remove(self, drain);
+    }
+
     /// Begins to check the servers, until the gateway stops; the checks of the pool that this one renews end. To be called
     /// whenever a configuration that has this pool is put into service.
     pub fn start(self: &Arc<Self>, drain: &Drain, rules: &model::Drain) {

@@ -4,9 +4,7 @@
 //! cookie to set. What is remembered is bounded, and whoever opens many sessions loses its own.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,12 +14,10 @@ use tokio::time::Instant;
 
 use super::member::name_of;
 use crate::config::model::{self, Server, StickyCookie, Upstream};
+use crate::file;
 use crate::policy::client::ClientKey;
 use crate::policy::sticky::{self, BadKey, Found, Key, Look};
 use crate::proto::fields::{self, Hop};
-
-/// A file with one key is no larger.
-const FILE_BYTES_MAX: u64 = 4096;
 
 /// Signs where no file holds a key. One for the process, so that a reload keeps it.
 static MADE: LazyLock<Key> = LazyLock::new(Key::random);
@@ -29,8 +25,8 @@ static MADE: LazyLock<Key> = LazyLock::new(Key::random);
 /// Why a file of a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadFile {
-    #[error("the key of the cookie in {} cannot be read", .file.display())]
-    Unreadable { file: PathBuf, source: io::Error },
+    #[error("the key of the cookie in {}", .file.display())]
+    File { file: PathBuf, source: file::BadFile },
     #[error("{} cannot be used", .file.display())]
     Key { file: PathBuf, source: BadKey },
 }
@@ -41,16 +37,7 @@ pub enum BadFile {
 /// When its file cannot be used.
 pub fn key(cookie: &StickyCookie) -> Result<Key, BadFile> {
     let Some((file, _)) = &cookie.key else { return Ok(MADE.clone()) };
-    let read = || {
-        // A pipe would be waited for.
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
-        }
-        let mut bytes = Vec::new();
-        File::open(file)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|source| BadFile::Unreadable { file: file.clone(), source })?;
+    let bytes = file::read(file).map_err(|source| BadFile::File { file: file.clone(), source })?;
     Key::parse(&bytes).map_err(|source| BadFile::Key { file: file.clone(), source })
 }
 

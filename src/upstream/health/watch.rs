@@ -34,6 +34,15 @@ fn end(pool: &Pool, member: &Member, drain: &Drain, fate: Fate, cause: Cause) {
     }
 }
 
+/// Ends the sessions of an upstream that is gone, servers and all.
+pub fn remove(pool: &Pool, drain: &Drain) {
+    for member in pool.members().into_iter().chain(pool.leaving()) {
+        if !member.vitals.gone.swap(true, Ordering::SeqCst) {
+            end(pool, &member, drain, pool.upstream.on_removed, Cause::Drain);
+        }
+    }
+}
+
 /// Has every server of a pool checked, those too that come later, and ends sessions of those that go.
 pub async fn watch(pool: Weak<Pool>, drain: Drain) {
     let mut checks: Vec<(Arc<Member>, AbortOnDropHandle<()>)> = Vec::new();

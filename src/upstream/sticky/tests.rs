@@ -301,6 +301,6 @@ fn keys_from_files() {
     assert_eq!(key(&cookie(&file)).unwrap().open("app", sealed.as_bytes()), Some(1));
     std::fs::write(&file, "short").unwrap();
     assert!(matches!(key(&cookie(&file)), Err(BadFile::Key { source: BadKey::Short, .. })));
-    assert!(matches!(key(&cookie(&folder.join("none"))), Err(BadFile::Unreadable { .. })));
+    assert!(matches!(key(&cookie(&folder.join("none"))), Err(BadFile::File { .. })));
     std::fs::remove_dir_all(folder).unwrap();
 }
