@@ -532,6 +532,30 @@ fn an_upstreams_own_refusal_reaches_the_client() {
     }
 }
 
+/// What the client could not read is not the upstream's refusal: RFC 9110 section 8.6, RFC 9112 section 6.1.
+#[test]
+fn a_refusal_whose_end_nobody_can_tell_is_a_502() {
+    #[rustfmt::skip]
+    let rows = [
+        ("Content-Length: 2, 2", "no", 403),
+        ("Content-Length: 2\r\nContent-Length: 2", "no", 403),
+        ("Content-Length: 2, 3", "no", 502),
+        ("Transfer-Encoding: gzip, chunked", "2\r\nno\r\n0\r\n\r\n", 502),
+        ("Transfer-Encoding: gzip", "no", 502),
+    ];
+    for (field, body, expected) in rows {
+        let (upstream, _) = answering(move |_| format!("HTTP/1.1 403 No\r\n{field}\r\n\r\n{body}").into());
+        let gateway = Gateway::start(&config(upstream, "", NO_LIMITS));
+        let reply = Head::new("/").ask(gateway.address());
+        assert_eq!(reply.status(), expected, "{field}: {reply:?}");
+        if expected == 403 {
+            assert_eq!((reply.all("content-length"), reply.text()), (vec!["2".to_owned()], "no".to_owned()), "{field}");
+        } else {
+            gateway.log("reason=\"upstream_bad_answer\"");
+        }
+    }
+}
+
 fn dechunked(text: &str) -> String {
     let mut body = String::new();
     let mut rest = text;

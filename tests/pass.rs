@@ -13,7 +13,7 @@ use proptest::sample::select;
 use proptest::test_runner::{Config as Runs, TestRunner};
 use support::client::{Peer, TEXT, masked};
 use support::gateway::{Gateway, config};
-use support::http::{Head, Reply, ask, status};
+use support::http::{Head, Reply, ask, reply, status};
 use support::tls::{self, Authority};
 use support::upstream::{answering, field, serve, serve_tls, switching};
 use support::{PATIENCE, eventually};
@@ -426,6 +426,43 @@ fn answers_pass_as_they_are() {
             _ => {}
         }
         assert_eq!(connections.load(Ordering::SeqCst), 1, "{name}: the upstream's connection is kept");
+    }
+}
+
+/// RFC 9110 section 8.6: a list passes as the one number that it repeats, and what is no number not at all.
+#[test]
+fn lengths_that_an_upstream_made_up_do_not_reach_the_client() {
+    #[rustfmt::skip]
+    let rows = [
+        ("the same twice", "Content-Length: 2, 2", Some("2")),
+        ("the same on two lines", "Content-Length: 2\r\nContent-Length: 2", Some("2")),
+        ("two in a list", "Content-Length: 2, 3", None),
+        ("two on two lines", "Content-Length: 2\r\nContent-Length: 3", None),
+        ("a word", "Content-Length: abc", None),
+        ("negative", "Content-Length: -5", None),
+        ("a coding that nobody decodes", "Transfer-Encoding: gzip, chunked", None),
+    ];
+    for (name, fields, expected) in rows {
+        let (upstream, connections) = played();
+        let gateway = gateway(upstream, "");
+        for (method, body) in [("GET", "ok"), ("HEAD", "")] {
+            let mut peer = Peer::connect(gateway.address());
+            peer.write(request(&format!("{method} /"), "Connection: close\r\n").as_bytes());
+            let mut server = next(&connections);
+            server.head();
+            server.write(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{fields}\r\n\r\n{body}").as_bytes());
+            let reply = reply(&mut peer);
+            match expected {
+                Some(length) => {
+                    assert_eq!((reply.status(), reply.text().as_str()), (200, body), "{name}, {method}: {reply:?}");
+                    assert_eq!(reply.all("content-length"), [length], "{name}, {method}");
+                }
+                None => {
+                    assert_eq!(reply.status(), 502, "{name}, {method}: {reply:?}");
+                    gateway.log("reason=\"upstream_bad_answer\"");
+                }
+            }
+        }
     }
 }
 

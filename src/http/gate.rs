@@ -255,7 +255,9 @@ async fn websocket(
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
     let (mut parts, opened) = match answer {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
-        Ok(Answer::Refused(response)) => {
+        Ok(Answer::Refused(mut response)) => {
+            plain::check_framing(response.headers_mut())
+                .map_err(|bad| refused(Refusal::UpstreamBadAnswer, Some(bad.to_string())))?;
             let refusal = Refusal::UpstreamRefused(response.status());
             return Err(Refusing { answer: Some(response), ..refused(refusal, None) });
         }

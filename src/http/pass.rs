@@ -52,9 +52,9 @@ pub async fn pass(
         Some(End::Broken) => Refusal::BodyMalformed.into(),
         _ => refused(error.refusal(), Some(log::chain(&error))),
     })?;
-    if plain::is_coded(response.headers()) {
+    if let Err(bad) = plain::check_framing(response.headers_mut()) {
         response.body_mut().forsake();
-        return Err(refused(Refusal::UpstreamBadAnswer, Some("its transfer coding is not chunked".to_owned())));
+        return Err(refused(Refusal::UpstreamBadAnswer, Some(bad.to_string())));
     }
     if let Some(lesson) = pool.lesson(&wish, &member) {
         response.body_mut().set_lesson(lesson);
