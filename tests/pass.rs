@@ -466,6 +466,21 @@ fn lengths_that_an_upstream_made_up_do_not_reach_the_client() {
     }
 }
 
+#[test]
+fn an_upstreams_426_says_what_it_requires() {
+    let (upstream, _) = answering(|_| {
+        b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: foo/2\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nno"
+            .to_vec()
+    });
+    let gateway = gateway(upstream, "");
+    for text in [request("GET /", "Connection: close\r\n"), Head::new("/").text()] {
+        let reply = ask(gateway.address(), text.as_bytes());
+        assert_eq!((reply.status(), reply.text().as_str()), (426, "no"), "{reply:?}");
+        assert_eq!(reply.all("upgrade"), ["foo/2"], "{reply:?}");
+        assert!(reply.all("connection").iter().any(|value| value.starts_with("Upgrade")), "{reply:?}");
+    }
+}
+
 // Streaming.
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tidegate::config::model::TrustedProxies;
 use tidegate::policy::client::{Address, Peer, identify};
@@ -48,7 +49,7 @@ pub fn run(data: &[u8]) {
             }
         }
         4 => {
-            plain_answer_headers(&mut out);
+            plain_answer_headers(StatusCode::OK, &mut out);
             assert!(!out.contains_key("connection") && !out.contains_key("upgrade") && !out.contains_key("alt-svc"));
             no_hops(&came, &out, &["trailer"]);
             kept(&came, &out, |name| ["trailer", "content-length", "alt-svc"].contains(&name));

@@ -359,7 +359,7 @@ fn refuse(
     let response = match answer {
         Some(answer) => {
             let (mut parts, body) = answer.into_parts();
-            fields::refusal_headers(&mut parts.headers);
+            fields::refusal_headers(parts.status, &mut parts.headers);
             parts.version = Version::HTTP_11;
             Response::from_parts(parts, Either::Right(Either::Left(Either::Left(body))))
         }

@@ -62,7 +62,7 @@ pub async fn pass(
     live.metrics().passed(&passage.route.name, response.status().as_u16());
     response.body_mut().set_permit(permit);
     response.body_mut().set_idle_timeout(passage.rules.answer_idle_timeout);
-    fields::plain_answer_headers(response.headers_mut());
+    fields::plain_answer_headers(response.status(), response.headers_mut());
     // What shared caches keep is for everybody; and nobody is to stay with a server that is down.
     if !sticky::is_shared(response.headers())
         && !tries::is_down(response.status())

@@ -11,12 +11,12 @@ pub(crate) mod testing;
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
 use http::header::{
     ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
+use http::{HeaderMap, StatusCode};
 
 pub(crate) use forwarded::told;
 pub use forwarded::{Asked, Hop, asked};
@@ -124,10 +124,10 @@ pub fn plain_headers(headers: &mut HeaderMap, hop: &Hop<'_>, host: Option<&str>,
 }
 
 /// Turns the fields of the upstream's answer to plain HTTP into those of ours.
-pub fn plain_answer_headers(headers: &mut HeaderMap) {
+pub fn plain_answer_headers(status: StatusCode, headers: &mut HeaderMap) {
     let announced: Vec<HeaderValue> = headers.get_all(TRAILER).iter().cloned().collect();
     let chunked = headers.contains_key(TRANSFER_ENCODING);
-    refusal_headers(headers);
+    refusal_headers(status, headers);
     if chunked {
         announce(headers, announced);
     }
@@ -185,7 +185,11 @@ pub fn answer_headers(headers: &mut HeaderMap) {
 }
 
 /// Turns the fields of an upstream's own refusal into those of ours.
-pub fn refusal_headers(headers: &mut HeaderMap) {
+pub fn refusal_headers(status: StatusCode, headers: &mut HeaderMap) {
+    let wanted: Vec<HeaderValue> = match status {
+        StatusCode::UPGRADE_REQUIRED => headers.get_all(UPGRADE).iter().cloned().collect(),
+        _ => Vec::new(),
+    };
     // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length; the latter must not be forwarded then.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
@@ -193,6 +197,13 @@ pub fn refusal_headers(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     // It would lead the client around the gateway.
     headers.remove(ALT_SVC);
+    // RFC 9110 section 15.5.22: a 426 says what is required; section 7.8: and Upgrade never goes without its option.
+    if !wanted.is_empty() {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+    for line in wanted {
+        headers.append(UPGRADE, line);
+    }
 }
 
 /// The name as an application may read it: CGI and its heirs turn every odd character into an underscore, so that

@@ -305,8 +305,30 @@ fn fields_of_the_upstreams_refusal() {
     ];
     for (name, sent, expected) in rows {
         let mut headers = lines(sent);
-        refusal_headers(&mut headers);
+        refusal_headers(StatusCode::FORBIDDEN, &mut headers);
         assert_eq!(text(&headers), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_426_keeps_what_it_requires() {
+    #[rustfmt::skip]
+    let rows = [
+        ("one", "connection: upgrade, close\nupgrade: websocket", vec!["connection: Upgrade", "upgrade: websocket"]),
+        ("two lines", "connection: Upgrade\nupgrade: a/1\nupgrade: b",
+            vec!["connection: Upgrade", "upgrade: a/1", "upgrade: b"]),
+        ("without its option", "upgrade: websocket", vec!["connection: Upgrade", "upgrade: websocket"]),
+        ("named by none", "connection: close", vec![]),
+    ];
+    for (name, sent, expected) in rows {
+        let (mut refusal, mut plain) = (lines(sent), lines(sent));
+        refusal_headers(StatusCode::UPGRADE_REQUIRED, &mut refusal);
+        plain_answer_headers(StatusCode::UPGRADE_REQUIRED, &mut plain);
+        assert_eq!(
+            (text(&refusal), text(&plain)),
+            (expected.iter().map(|&line| line.to_owned()).collect(), text(&refusal)),
+            "{name}"
+        );
     }
 }
 
@@ -362,7 +384,7 @@ fn fields_of_the_answer_to_a_plain_request() {
     ];
     for (name, sent, expected) in rows {
         let mut headers = lines(sent);
-        plain_answer_headers(&mut headers);
+        plain_answer_headers(StatusCode::OK, &mut headers);
         assert_eq!(text(&headers), expected, "{name}");
     }
 }
