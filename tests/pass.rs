@@ -554,6 +554,103 @@ fn an_upload_arrives_while_it_is_sent_and_so_does_its_answer() {
     assert_eq!(peer.chunk(), None);
 }
 
+/// RFC 9110 section 7.5: the answer may come before the request has ended, also all of it.
+#[test]
+fn an_upload_goes_on_behind_an_answer_that_came_early() {
+    let (upstream, connections) = played();
+    let gateway = gateway(upstream, "body_timeout = \"500ms\"");
+    let mut peer = Peer::connect(gateway.address());
+    peer.write(request("POST /up", "Content-Length: 10\r\n").as_bytes());
+    let mut server = next(&connections);
+    server.head();
+    server.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 3\r\n\r\nyes");
+    let reply = answer(&mut peer);
+    assert_eq!((reply.status(), reply.text().as_str()), (202, "yes"));
+    assert!(reply.all("connection").is_empty(), "{reply:?}");
+    // For longer than `body_timeout` in all, but the client is never silent for so long.
+    for byte in b"0123456789" {
+        peer.write(&[*byte]);
+        assert_eq!(server.bytes(1), [*byte]);
+        assert!(server.within(Duration::from_millis(100)).is_empty());
+    }
+    // Both connections are good for more.
+    peer.write(request("POST /more", "Transfer-Encoding: chunked\r\n").as_bytes());
+    server.head();
+    server.write(b"HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(status(&peer.head()), 204);
+    let block = vec![b'x'; 64 * 1024];
+    for _ in 0..50 {
+        peer.write(format!("{:x}\r\n", block.len()).as_bytes());
+        peer.write(&block);
+        peer.write(b"\r\n");
+    }
+    peer.write(b"0\r\n\r\n");
+    let mut received = 0;
+    while let Some(chunk) = server.chunk() {
+        received += chunk.len();
+    }
+    assert_eq!((received, server.line().as_str()), (50 * block.len(), ""));
+    peer.write(get("/last").as_bytes());
+    server.head();
+    server.write(OK.as_bytes());
+    assert_eq!(answer(&mut peer).text(), "ok");
+    assert!(connections.try_recv().is_err());
+}
+
+/// Neither a client that stops, nor one that leaves, nor a server that takes nothing keeps it alive.
+#[test]
+fn an_upload_behind_its_answer_ends_in_time() {
+    let (upstream, connections) = played();
+    let gateway = gateway(upstream, "body_timeout = \"300ms\"\nrequest_timeout = \"300ms\"");
+    let begin = || {
+        let mut peer = Peer::connect(gateway.address());
+        peer.write(request("POST /up", &format!("Content-Length: {LARGE}\r\n")).as_bytes());
+        let mut server = next(&connections);
+        server.head();
+        server.write(OK.as_bytes());
+        assert_eq!(answer(&mut peer).text(), "ok");
+        (peer, server)
+    };
+    let (mut peer, mut server) = begin();
+    assert_eq!((server.rest().len(), peer.rest().len()), (0, 0), "a client that stops");
+    let (peer, mut server) = begin();
+    drop(peer);
+    assert_eq!(server.rest().len(), 0, "a client that leaves");
+    let (mut peer, server) = begin();
+    let block = vec![b'x'; 1024 * 1024];
+    let mut written = 0;
+    while peer.try_write(&block).is_ok() {
+        written += block.len();
+        assert!(written < LARGE, "a server that takes nothing");
+    }
+    drop(server);
+}
+
+/// RFC 9112 section 9.6: where the rest of an upload is not read, the connection ends, and says so.
+#[test]
+fn an_answer_that_cuts_its_upload_says_that_the_connection_ends() {
+    #[rustfmt::skip]
+    let rows = [
+        ("the server will close", "", "HTTP/1.1 413 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno"),
+        ("HTTP/1.0", "", "HTTP/1.0 413 No\r\nContent-Length: 2\r\n\r\nno"),
+        ("it ends with the connection", "", "HTTP/1.1 413 No\r\n\r\nno"),
+        ("held back", "Expect: 100-continue\r\n", "HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno"),
+    ];
+    for (name, fields, text) in rows {
+        let (upstream, connections) = played();
+        let gateway = gateway(upstream, "");
+        let mut peer = Peer::connect(gateway.address());
+        peer.write(request("POST /up", &format!("{fields}Content-Length: 10\r\n")).as_bytes());
+        let mut server = next(&connections);
+        server.head();
+        server.write(text.as_bytes());
+        server.finish();
+        let reply = reply(&mut peer);
+        assert_eq!(reply.all("connection"), ["close"], "{name}: {reply:?}");
+        assert!(reply.text().contains("no"), "{name}: {reply:?}");
+    }
+}
+
 #[test]
 fn trailers_pass_both_ways_and_only_such_as_may() {
     let (upstream, connections) = played();
