@@ -151,6 +151,17 @@ fn a_request_and_its_answer_pass_with_our_fields() {
 }
 
 #[test]
+fn via_names_the_version_in_which_a_request_came() {
+    let (upstream, seen) = answering(|_| OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").into());
+    let gateway = gateway(upstream, "");
+    for version in ["1.0", "1.1"] {
+        let text = request("GET /", "Connection: close\r\n").replace("HTTP/1.1", &format!("HTTP/{version}"));
+        assert_eq!(ask(gateway.address(), text.as_bytes()).status(), 200);
+        assert_eq!(field(&seen.last(), "via"), Some(format!("{version} tidegate")));
+    }
+}
+
+#[test]
 fn a_route_sets_and_removes_fields_both_ways() {
     let (upstream, seen) = answering(|head| match field(head, "upgrade") {
         Some(_) => switching(head, "X-Powered-By: service\r\nSet-Cookie: a=1\r\n").into_bytes(),

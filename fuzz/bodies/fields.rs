@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{StatusCode, Version};
 use tidegate::config::model::TrustedProxies;
 use tidegate::policy::client::{Address, Peer, identify};
 use tidegate::proto::fields::{
@@ -37,7 +37,7 @@ pub fn run(data: &[u8]) {
         2 | 3 => {
             let framing =
                 [Framing::Empty, Framing::Length(7), Framing::Chunked][usize::from(way >> 2 & 1) + usize::from(is(1))];
-            plain_headers(&mut out, &hop, None, framing);
+            plain_headers(&mut out, Version::HTTP_11, &hop, None, framing);
             request(&came, &out, &hop, false);
             assert!(!out.contains_key("upgrade"));
             let lengths: Vec<_> = out.get_all("content-length").iter().collect();

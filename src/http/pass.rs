@@ -110,7 +110,8 @@ fn request(
         None => Framing::Chunked,
     };
     let expects = framing != Framing::Empty && fields::is_continue(&parts.headers);
-    fields::plain_headers(&mut parts.headers, &passage.hop(visitor), passage.route.host_header.as_deref(), framing);
+    let host = passage.route.host_header.as_deref();
+    fields::plain_headers(&mut parts.headers, parts.version, &passage.hop(visitor), host, framing);
     trace.pass(&mut parts.headers);
     passage.route.request_headers.apply(&mut parts.headers);
     let upload = match framing {

@@ -16,7 +16,7 @@ use http::header::{
     SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 
 pub(crate) use forwarded::told;
 pub use forwarded::{Asked, Hop, asked};
@@ -74,7 +74,8 @@ pub struct Passed<'a> {
 /// `-Proto`, `-Host`, `Forwarded` and `Via` are written by us: behind what a trusted proxy sent, in place of what
 /// anybody else did.
 pub fn upstream_headers(headers: &mut HeaderMap, hop: &Hop<'_>, passed: &Passed<'_>) {
-    forward(headers, hop, passed.host);
+    // A handshake is HTTP/1.1, or refused.
+    forward(headers, Version::HTTP_11, hop, passed.host);
     remove_all(headers, |name| name.as_str().starts_with(SEC_WEBSOCKET) && !OF_THE_REQUEST.contains(name));
     headers.remove(EXPECT);
     headers.remove(CONTENT_LENGTH);
@@ -97,10 +98,10 @@ pub enum Framing {
 /// As for the upgrade request, but: `Content-Length` or `Transfer-Encoding` tells what our own leg carries, never both
 /// (RFC 9112 section 6.3); `TE: trailers` and `Trailer` pass, because trailers do; `Expect: 100-continue` passes where
 /// there is a body; no upgrade of any kind is asked for.
-pub fn plain_headers(headers: &mut HeaderMap, hop: &Hop<'_>, host: Option<&str>, framing: Framing) {
+pub fn plain_headers(headers: &mut HeaderMap, version: Version, hop: &Hop<'_>, host: Option<&str>, framing: Framing) {
     let trailers = grammar::holds_token(headers, TE, "trailers");
     let announced: Vec<HeaderValue> = headers.get_all(TRAILER).iter().cloned().collect();
-    forward(headers, hop, host);
+    forward(headers, version, hop, host);
     remove_all(headers, |name| name.as_str().starts_with(SEC_WEBSOCKET));
     if framing == Framing::Empty || !is_continue(headers) {
         headers.remove(EXPECT);
@@ -159,7 +160,7 @@ fn announce(headers: &mut HeaderMap, trailers: Vec<HeaderValue>) {
 }
 
 /// What every request of ours has in common: stripped, then Host, our own element of the way, and Via.
-fn forward(headers: &mut HeaderMap, hop: &Hop<'_>, host: Option<&str>) {
+fn forward(headers: &mut HeaderMap, version: Version, hop: &Hop<'_>, host: Option<&str>) {
     let told = if hop.trusted_peer { told(headers) } else { forwarded::Told::default() };
     strip_hop_by_hop(headers);
     remove_all(headers, is_lookalike);
@@ -170,7 +171,9 @@ fn forward(headers: &mut HeaderMap, hop: &Hop<'_>, host: Option<&str>) {
         headers.insert(HOST, host);
     }
     forwarded::write(headers, hop, &told);
-    append_to_list(headers, VIA, b"1.1 tidegate");
+    // RFC 9110 section 7.6.3: the version in which it was received.
+    let via: &[u8] = if version == Version::HTTP_10 { b"1.0 tidegate" } else { b"1.1 tidegate" };
+    append_to_list(headers, VIA, via);
 }
 
 /// Turns the fields of the upstream's 101 into those of ours: end-to-end fields pass, also `Set-Cookie` and

@@ -362,14 +362,17 @@ fn fields_of_a_plain_request() {
                 x-forwarded-for: 192.0.2.1\nx-forwarded-host: example.com\nx-forwarded-proto: https";
     for (name, sent, framing, theirs) in rows {
         let mut headers = lines(&format!("host: example.com\n{sent}"));
-        plain_headers(&mut headers, &hop, None, framing);
+        plain_headers(&mut headers, Version::HTTP_11, &hop, None, framing);
         let mut expected: Vec<&str> = ours.split('\n').chain(theirs).collect();
         expected.sort_unstable();
         assert_eq!(text(&headers), expected, "{name}");
     }
     let mut headers = lines("host: example.com");
-    plain_headers(&mut headers, &hop, Some("inner.test:81"), Empty);
+    plain_headers(&mut headers, Version::HTTP_11, &hop, Some("inner.test:81"), Empty);
     assert_eq!((one(&headers, "host"), one(&headers, "x-forwarded-host")), ("inner.test:81", "example.com"));
+    let mut headers = lines("host: example.com");
+    plain_headers(&mut headers, Version::HTTP_10, &hop, None, Empty);
+    assert_eq!(one(&headers, "via"), "1.0 tidegate", "RFC 9110 section 7.6.3");
 }
 
 #[test]
