@@ -102,7 +102,8 @@ fn a_request_and_its_answer_pass_with_our_fields() {
             "POST //a/%7Eb?q=%2F..&x",
             "x-Custom: 1\r\nCookie: s=1\r\nContent-Length: 4\r\nConnection: X-Named, keep-alive\r\nX-Named: 1\r\n\
              Keep-Alive: 5\r\nTE: gzip\r\nTrailer: x\r\nProxy-Authorization: x\r\nX_Forwarded_For: 6.6.6.6\r\n\
-             X-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nContent_Length: 9\r\n\
+             X-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nCF-Connecting-IP: 6.6.6.6\r\nClient_IP: 6.6.6.6\r\nFront-End-Https: on\r\n\
+             Forwarded: for=6.6.6.6\r\nContent_Length: 9\r\n\
              Origin: https://evil.test\r\nExpect: nonsense\r\n",
         )
         .as_bytes(),
@@ -140,6 +141,9 @@ fn a_request_and_its_answer_pass_with_our_fields() {
         "proxy-authorization",
         "x_forwarded_for",
         "x-real-ip",
+        "cf-connecting-ip",
+        "client_ip",
+        "front-end-https",
         "content_length",
         "expect",
         "connection",

@@ -87,7 +87,15 @@ fn fold(name: &HeaderName) -> String {
 fn is_told(folded: &str) -> bool {
     let told = ["forwarded", "true-client-ip", "via", "x-client-ip", "x-cluster-client-ip", "x-original-host"];
     let more = ["x-original-url", "x-real-ip", "x-rewrite-url"];
-    told.contains(&folded) || more.contains(&folded) || folded.starts_with("x-forwarded-")
+    let products = "cf-connecting-ip cf-connecting-ipv6 cf-pseudo-ipv4 client-ip fastly-client-ip forwarded-for \
+                    front-end-https http-client-ip wl-proxy-client-cert wl-proxy-client-ip wl-proxy-ssl \
+                    x-appengine-user-ip x-azure-clientip x-client-cert x-envoy-external-address x-forwarded \
+                    x-original-forwarded-for x-originating-ip x-proxyuser-ip x-remote-addr x-remote-ip x-scheme \
+                    x-url-scheme";
+    told.contains(&folded)
+        || more.contains(&folded)
+        || products.split(' ').any(|name| name == folded)
+        || folded.starts_with("x-forwarded-")
 }
 
 fn is_hop(folded: &str) -> bool {

@@ -48,6 +48,34 @@ const ASSERTED: [&str; 9] = [
     "x-rewrite-url",
 ];
 
+/// The same, of single products and frameworks. They pass from a trusted peer as they came and are never written by us, so
+/// an operator may set or remove them. A closed list: what is not here passes (decision 18).
+const BELIEVED: [&str; 23] = [
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
+    "client-ip",
+    "fastly-client-ip",
+    "forwarded-for",
+    "front-end-https",
+    "http-client-ip",
+    "wl-proxy-client-cert",
+    "wl-proxy-client-ip",
+    "wl-proxy-ssl",
+    "x-appengine-user-ip",
+    "x-azure-clientip",
+    "x-client-cert",
+    "x-envoy-external-address",
+    "x-forwarded",
+    "x-original-forwarded-for",
+    "x-originating-ip",
+    "x-proxyuser-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+    "x-scheme",
+    "x-url-scheme",
+];
+
 /// Fields that `Connection` may not remove, beside every `Sec-WebSocket-*`: they are end-to-end (RFC 9110 section 7.6.1
 /// forbids to name such), and we have decided by them.
 const NOT_NOMINABLE: [HeaderName; 2] = [HOST, ORIGIN];
@@ -141,7 +169,7 @@ pub fn plain_trailers(trailers: &mut HeaderMap) {
     remove_all(trailers, |name| {
         let folded = folded(name);
         is_lookalike(name)
-            || is_asserted(&folded)
+            || is_claim(&folded)
             || folded.starts_with(SEC_WEBSOCKET)
             || [HOST, ORIGIN, CONTENT_LENGTH, EXPECT].contains(name)
     });
@@ -165,7 +193,7 @@ fn forward(headers: &mut HeaderMap, version: Version, hop: &Hop<'_>, host: Optio
     strip_hop_by_hop(headers);
     remove_all(headers, is_lookalike);
     if !hop.trusted_peer {
-        remove_all(headers, |name| is_asserted(name.as_str()));
+        remove_all(headers, |name| is_claim(name.as_str()));
     }
     if let Some(host) = host.and_then(|host| HeaderValue::from_str(host).ok()) {
         headers.insert(HOST, host);
@@ -276,13 +304,18 @@ fn is_asserted(name: &str) -> bool {
     ASSERTED.contains(&name) || name.starts_with(X_FORWARDED)
 }
 
+/// Whether some application takes it for a proxy's word about the client.
+fn is_claim(name: &str) -> bool {
+    is_asserted(name) || BELIEVED.contains(&name)
+}
+
 /// Whether the name could be taken for one that we write, believe or decide by.
 fn is_lookalike(name: &HeaderName) -> bool {
     let Cow::Owned(folded) = folded(name) else {
         return false;
     };
     let end_to_end = [HOST, ORIGIN, CONTENT_LENGTH, EXPECT];
-    is_asserted(&folded)
+    is_claim(&folded)
         || is_hop_by_hop(&folded)
         || folded.starts_with(SEC_WEBSOCKET)
         || end_to_end.iter().any(|name| name.as_str() == folded)

@@ -103,10 +103,14 @@ fn fields_that_pass_from_a_trusted_proxy_only() {
         "x-original-url: /admin", "x-rewrite-url: /admin", "x-original-host: evil.example", "x-forwarded-port: 443",
         "x-forwarded-prefix: /admin", "x-forwarded-server: a", "x-forwarded-client-cert: Subject=admin",
     ];
-    for line in rows {
+    let believed = BELIEVED.map(|name| format!("{name}: 10.0.0.1"));
+    for line in rows.into_iter().chain(believed.iter().map(String::as_str)) {
         let field = line.split(':').next().unwrap();
         assert!(!has(&forwarded_from(false, line), field), "{line}");
         assert!(has(&forwarded_from(true, line), field), "{line}");
+        let spelled = line.replacen('-', "_", 1);
+        let field = spelled.split(':').next().unwrap();
+        assert!(field == "via" || !has(&forwarded_from(true, &spelled), field), "{spelled}");
     }
 }
 
