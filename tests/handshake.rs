@@ -146,6 +146,28 @@ fn paths_that_can_be_read_in_two_ways_are_refused() {
     }
 }
 
+/// RFC 9110 section 7.4.
+#[test]
+fn a_target_of_https_needs_tls_here_or_in_front() {
+    let (upstream, seen) = agreeing();
+    let gateway = Gateway::start(&config(upstream, "", NO_LIMITS));
+    for target in ["https://localhost:443/x", "wss://localhost:443/x"] {
+        let told = Head::new(target).set("Host: localhost:443").with("X-Forwarded-Proto: https");
+        assert_eq!(told.ask(gateway.address()).status(), 421, "{target}");
+        assert!(gateway.log("target_unsecured").contains("status=421"));
+    }
+    assert_eq!(seen.connections(), 0);
+    let behind = config(upstream, "", NO_LIMITS).replacen(
+        "[[listener]]\n",
+        "[[listener]]\ntrusted_proxies = [\"127.0.0.1\"]\n",
+        1,
+    );
+    let behind = Gateway::start(&behind);
+    let request = Head::new("https://localhost/x");
+    assert_eq!(request.ask(behind.address()).status(), 421, "it says nothing of TLS");
+    assert!(request.with("X-Forwarded-Proto: https").opens(behind.address()));
+}
+
 #[test]
 fn an_absolute_target_must_name_the_host() {
     let (upstream, seen) = agreeing();

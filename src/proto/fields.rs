@@ -20,7 +20,7 @@ use http::{HeaderMap, StatusCode, Version};
 
 pub(crate) use forwarded::told;
 pub use forwarded::{Asked, Hop, asked};
-pub use host::{Host, host};
+pub use host::{Host, host, is_https};
 
 use super::extensions::{self, Deflate};
 
