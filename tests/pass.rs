@@ -673,7 +673,7 @@ fn trailers_pass_both_ways_and_only_such_as_may() {
     let mut peer = Peer::connect(gateway.address());
     let fields = "TE: trailers\r\nConnection: TE\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X-Forwarded-For\r\n";
     peer.write(request("POST /up", fields).as_bytes());
-    peer.write(b"3\r\none\r\n0\r\nX-Sum: 1\r\nX-Forwarded-For: 6.6.6.6\r\nContent-Length: 9\r\n\r\n");
+    peer.write(b"3\r\none\r\n0\r\nX-Sum: 1\r\nX-Other: 3\r\nX-Forwarded-For: 6.6.6.6\r\nContent-Length: 9\r\n\r\n");
     let mut server = next(&connections);
     let head = server.head();
     assert_eq!(field(&head, "te").as_deref(), Some("trailers"), "{head}");
