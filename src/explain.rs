@@ -98,14 +98,14 @@ pub enum Verdict {
 /// When the question is none; see [`BadQuestion`].
 pub fn explain(config: &Config, question: &Question) -> Result<Explanation, BadQuestion> {
     let uri: Uri = question.url.parse().map_err(|_| BadQuestion::Url(question.url.clone()))?;
-    let (secure, upgrade) = match uri.scheme_str() {
+    let (tls, upgrade) = match uri.scheme_str() {
         Some("ws") => (false, true),
         Some("wss") => (true, true),
         Some("http") => (false, false),
         Some("https") => (true, false),
         scheme => return Err(BadQuestion::Scheme(scheme.unwrap_or_default().to_owned())),
     };
-    let listener = listener(config, question.listener.as_deref(), uri.port_u16(), secure)?;
+    let listener = listener(config, question.listener.as_deref(), uri.port_u16(), tls)?;
     let mut parts = head(&uri, upgrade, question)?;
     let keyrings = Keyrings::load(config).map_err(|(file, source)| BadQuestion::Keys { file, source })?;
     let address = match listener.address {
@@ -113,7 +113,8 @@ pub fn explain(config: &Config, question: &Question) -> Result<Explanation, BadQ
         ListenerAddress::Unix(_) => Address::Local,
     };
     let peer = Peer::new(address, &listener.trusted_proxies);
-    let visitor = Visitor { peer, secure, listener: Arc::new(listener.clone()) };
+    // What came is what the listener speaks, also where a URL of `https` was asked for: TLS may end in front of it.
+    let visitor = Visitor { peer, secure: listener.tls.is_some(), listener: Arc::new(listener.clone()) };
     Ok(follow(config, &keyrings, &mut parts, &visitor))
 }
 
