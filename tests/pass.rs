@@ -659,7 +659,10 @@ fn an_answer_that_cuts_its_upload_says_that_the_connection_ends() {
         let mut server = next(&connections);
         server.head();
         server.write(text.as_bytes());
-        server.finish();
+        // The others end without waiting for that.
+        if name == "it ends with the connection" {
+            server.finish();
+        }
         let reply = reply(&mut peer);
         assert_eq!(reply.all("connection"), ["close"], "{name}: {reply:?}");
         assert!(reply.text().contains("no"), "{name}: {reply:?}");

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::header::{ACCEPT_ENCODING, CONNECTION, HeaderValue, SET_COOKIE, TRANSFER_ENCODING};
+use http::header::{ACCEPT_ENCODING, CONNECTION, HeaderValue, SET_COOKIE};
 use http::{Request, Response, Version, request};
 use hyper::body::{Body as _, Incoming};
 
@@ -16,7 +16,7 @@ use crate::live::Live;
 use crate::observe::log;
 use crate::policy::decide::{Passage, Visitor};
 use crate::policy::sticky;
-use crate::proto::fields::{self, Framing, grammar};
+use crate::proto::fields::{self, Framing};
 use crate::proto::plain;
 use crate::proto::refusal::Refusal;
 use crate::proto::trace::Trace;
@@ -59,16 +59,12 @@ pub async fn pass(
     if let Some(lesson) = pool.lesson(&wish, &member) {
         response.body_mut().set_lesson(lesson);
     }
-    // Nobody will read the rest of the upload: held back for good, or the server's connection ends with its answer.
-    let unread = match course.is_under_way() {
-        true => ends_connection(&response),
-        false => course.ended().is_none(),
-    };
+    let cut = response.body().cuts_upload();
     live.metrics().passed(&passage.route.name, response.status().as_u16());
     response.body_mut().set_permit(permit);
     response.body_mut().set_idle_timeout(passage.rules.answer_idle_timeout);
     fields::plain_answer_headers(response.status(), response.headers_mut());
-    if unread {
+    if cut {
         // RFC 9112 section 9.6: then the client's connection ends, too, and it is told.
         response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -86,13 +82,6 @@ pub async fn pass(
         response.extensions_mut().insert(record);
     }
     Ok(response)
-}
-
-/// Whether the server's connection ends behind this answer (RFC 9112 section 9.3).
-fn ends_connection(response: &Response<Answer>) -> bool {
-    let headers = response.headers();
-    let endless = response.body().size_hint().exact().is_none() && !headers.contains_key(TRANSFER_ENCODING);
-    endless || response.version() == Version::HTTP_10 || grammar::holds_token(headers, CONNECTION, "close")
 }
 
 /// The request to the upstream: the client's, with our fields.

@@ -245,23 +245,25 @@ pub struct Answer {
     kept: Arc<Kept>,
     course: Arc<Course>,
     patience: Option<Duration>,
+    last: bool,
     ended: bool,
     lesson: Option<Box<Lesson>>,
     permit: Option<Permit>,
 }
 
 impl Answer {
-    /// `patience`: how long the server may take nothing of the request.
+    /// `patience`: how long the server may take nothing of the request. `last`: its connection ends behind the answer.
     pub(super) fn new(
         source: Incoming,
         link: Link,
         kept: Arc<Kept>,
         course: Arc<Course>,
         patience: Option<Duration>,
+        last: bool,
     ) -> Self {
         let silence = Silence::new(None);
         let (link, ended) = (Some(link), false);
-        Answer { source, silence, link, kept, course, patience, ended, lesson: None, permit: None }
+        Answer { source, silence, link, kept, course, patience, last, ended, lesson: None, permit: None }
     }
 
     /// The place with the server: it is held until the answer is gone, and all of the request.
@@ -279,6 +281,11 @@ impl Answer {
         self.lesson = Some(Box::new(lesson));
     }
 
+    /// Whether the rest of the request will not be read: it is held back for good, or the connection ends here.
+    pub fn cuts_upload(&self) -> bool {
+        self.course.ended().is_none() && (self.last || !self.course.is_under_way())
+    }
+
     /// Gives the connection up: its next bytes belong to nobody.
     pub fn forsake(&mut self) {
         self.link = None;
@@ -291,7 +298,8 @@ impl Drop for Answer {
         let Some(link) = self.link.take().filter(|_| whole) else { return };
         if self.course.ended() == Some(End::Whole) {
             self.kept.put(link);
-        } else if self.course.is_under_way()
+        } else if !self.last
+            && self.course.is_under_way()
             && let Ok(runtime) = Handle::try_current()
         {
             // RFC 9110 section 7.5: a server that has answered early may still want all of the request.

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::client::conn::http1::SendRequest;
@@ -25,6 +26,7 @@ use super::body::{Answer, Course, Upload};
 use super::dial::{self, ANSWER_HEAD_BYTES, DialError};
 use super::member::Member;
 use crate::limits::Permit;
+use crate::proto::fields::grammar;
 use crate::proto::plain;
 use crate::relay::Stream;
 
@@ -238,7 +240,15 @@ fn answer(
         return Err(DialError::Switched);
     }
     course.answered();
-    Ok(response.map(|source| Answer::new(source, link, kept.clone(), course, patience)))
+    let last = is_last(&response);
+    Ok(response.map(|source| Answer::new(source, link, kept.clone(), course, patience, last)))
+}
+
+/// Whether the server's connection ends behind this answer (RFC 9112 section 9.3).
+fn is_last(response: &Response<Incoming>) -> bool {
+    let headers = response.headers();
+    let endless = response.body().size_hint().exact().is_none() && !headers.contains_key(TRANSFER_ENCODING);
+    endless || response.version() == Version::HTTP_10 || grammar::holds_token(headers, CONNECTION, "close")
 }
 
 /// The same request, which has no body.
