@@ -15,9 +15,10 @@ use std::thread::available_parallelism;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ctl::CtlArgs;
+use http::Method;
 use tidegate::config::diff::{self, Diff};
 use tidegate::config::model::Log;
-use tidegate::config::{self, Inspect, Loaded, Problem, Problems};
+use tidegate::config::{self, Loaded, Problem, Problems};
 use tidegate::explain::{Question, Verdict};
 use tidegate::gateway::inspect::inspect;
 use tidegate::{backend, gateway, listen, machine, observe};
@@ -89,6 +90,9 @@ struct ExplainArgs {
     config: ConfigArg,
     /// ws:// or wss:// for a handshake, http:// or https:// for anything else
     url: String,
+    /// The method of a request that is no handshake
+    #[arg(long, value_name = "METHOD", default_value = "GET")]
+    method: Method,
     /// The Origin that a browser would send
     #[arg(long)]
     origin: Option<String>,
@@ -234,6 +238,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     print_warnings(&loaded);
     let question = Question {
         url: args.url.clone(),
+        method: args.method.clone(),
         origin: args.origin.clone(),
         from: args.from,
         headers: args.headers.clone(),
@@ -243,7 +248,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let explanation = tidegate::explain::explain(&loaded.config, &question)?;
     print(&explanation.to_string())?;
     Ok(match explanation.verdict {
-        Verdict::Refused(..) => ExitCode::from(REFUSED),
+        Verdict::Refused(..) | Verdict::Closed(_) => ExitCode::from(REFUSED),
         _ => ExitCode::SUCCESS,
     })
 }
@@ -307,20 +312,16 @@ fn completions(shell: Shell) -> Result<(), Failure> {
 }
 
 fn load(args: &ConfigArg) -> Result<Loaded, Problems> {
-    load_with(args, &inspect)
-}
-
-fn load_with(args: &ConfigArg, inspect: &Inspect<'_>) -> Result<Loaded, Problems> {
     let default = Path::new(CONFIG_FILE);
     match &args.config {
-        Some(path) => config::load(path, inspect),
+        Some(path) => config::load(path, &inspect),
         // Only what is not there at all: a file that cannot be read must be told.
         None if default.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
             eprintln!("no {CONFIG_FILE} here: the built-in example runs, with its certificate in ./certs");
             let environment = |name: &str| std::env::var(name).ok();
-            config::parse_with(EXAMPLE, Path::new("built-in config.toml"), &environment, inspect)
+            config::parse_with(EXAMPLE, Path::new("built-in config.toml"), &environment, &inspect)
         }
-        None => config::load(default, inspect),
+        None => config::load(default, &inspect),
     }
 }
 

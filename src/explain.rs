@@ -13,6 +13,7 @@ use http::header::{
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{Method, Request, StatusCode, Uri, request};
+use percent_encoding::percent_decode_str;
 
 use crate::config::model::{
     ClientBy, Config, Keys, Listener, ListenerAddress, RelayRules, Route, RouteRates, Upstream,
@@ -21,7 +22,7 @@ use crate::http::marks::Marks;
 use crate::keyring::{BadFile, Keyrings};
 use crate::policy::client::{self, Address, ClientKey, Identities, Peer};
 use crate::policy::decide::{Check, Decision, Denied, Plan, Visitor, Watch, decide};
-use crate::policy::{route, sticky};
+use crate::policy::{access, route, sticky};
 use crate::proto::refusal::Refusal;
 use crate::proto::trace::{Parent, RequestId, Trace};
 use crate::upstream;
@@ -34,6 +35,8 @@ const KEY: HeaderValue = HeaderValue::from_static("dGlkZWdhdGUgZXhwbGFpbg==");
 pub struct Question {
     /// `ws://`, `wss://`, or `http://`, `https://` for a request that is no handshake.
     pub url: String,
+    /// Of a request that is no handshake.
+    pub method: Method,
     pub origin: Option<String>,
     /// The peer that connects.
     pub from: IpAddr,
@@ -58,6 +61,8 @@ pub enum BadQuestion {
     HeaderName { field: String, source: InvalidHeaderName },
     #[error("the header value in {field:?} is not valid")]
     HeaderValue { field: String, source: InvalidHeaderValue },
+    #[error("the listener {address} {}: ask with {} to it", if *.tls { "has TLS" } else { "is without TLS" }, if *.tls { "wss or https" } else { "ws or http" })]
+    OtherScheme { address: String, tls: bool },
     #[error("no listener {}: give one with --listener, or change the scheme", if *.tls { "has TLS" } else { "is without TLS" })]
     NoListener { tls: bool },
     #[error("the API keys in {}", .file.display())]
@@ -90,6 +95,8 @@ pub enum Verdict {
     File(PathBuf),
     /// The check that it does not pass.
     Refused(Check, Refusal),
+    /// The connection is closed before anything is read, or answered.
+    Closed(&'static str),
 }
 
 /// Explains what `config` makes of a request.
@@ -105,7 +112,8 @@ pub fn explain(config: &Config, question: &Question) -> Result<Explanation, BadQ
         Some("https") => (true, false),
         scheme => return Err(BadQuestion::Scheme(scheme.unwrap_or_default().to_owned())),
     };
-    let listener = listener(config, question.listener.as_deref(), uri.port_u16(), tls)?;
+    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let listener = listener(config, question.listener.as_deref(), port, tls)?;
     let mut parts = head(&uri, upgrade, question)?;
     let keyrings = Keyrings::load(config).map_err(|(file, source)| BadQuestion::Keys { file, source })?;
     let address = match listener.address {
@@ -115,17 +123,29 @@ pub fn explain(config: &Config, question: &Question) -> Result<Explanation, BadQ
     let peer = Peer::new(address, &listener.trusted_proxies);
     // What came is what the listener speaks, also where a URL of `https` was asked for: TLS may end in front of it.
     let visitor = Visitor { peer, secure: listener.tls.is_some(), listener: Arc::new(listener.clone()) };
+    if let Some(why) = closed(listener, &peer) {
+        let findings = listener_and_client(&visitor, peer.address, "");
+        return Ok(Explanation { findings: findings.0, verdict: Verdict::Closed(why) });
+    }
     Ok(follow(config, &keyrings, &mut parts, &visitor))
+}
+
+/// What happens before a request is read.
+fn closed(listener: &Listener, peer: &Peer) -> Option<&'static str> {
+    if access::drops(&listener.access, peer) {
+        Some("`allow` and `deny` of the listener do not let this address in")
+    } else if listener.proxy_protocol.is_some() && !peer.trusted {
+        Some("`proxy_protocol` wants a PROXY header, and this address is not one of `trusted_proxies`")
+    } else {
+        None
+    }
 }
 
 /// The walk of the gateway, up to the dial.
 fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visitor: &Visitor) -> Explanation {
     let client = client::identify(visitor.peer, &visitor.listener.trusted_proxies, &parts.headers);
-    let mut findings = Findings::default();
-    let tls = if visitor.secure { " (TLS)" } else { "" };
-    findings.add("listener", format!("{}{tls}", visitor.listener.address));
     let trusted = if client.trusted_peer { ", told by a trusted proxy" } else { "" };
-    findings.add("client", format!("{}{trusted}", client.address));
+    let mut findings = listener_and_client(visitor, client.address, trusted);
     findings.add("trace", traced(config, parts, client.trusted_peer));
     let keys = |keys: &Keys| keyrings.current(keys);
     let verdict = match decide(parts, visitor, client, &config.routes, keys, &mut findings) {
@@ -140,7 +160,8 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
         Ok(Decision::Respond(_, respond)) => Verdict::Respond(respond.status),
         Ok(Decision::File(_, folder, below)) => {
             let below = below.split('?').next().unwrap_or_default();
-            Verdict::File(folder.path.join(below.trim_start_matches('/')))
+            let below = percent_decode_str(below.trim_start_matches('/')).decode_utf8_lossy();
+            Verdict::File(folder.path.join(&*below))
         }
         Ok(Decision::Plain(passage)) => {
             findings.edited(passage.route);
@@ -164,6 +185,14 @@ fn follow(config: &Config, keyrings: &Keyrings, parts: &mut request::Parts, visi
     Explanation { findings: findings.0, verdict }
 }
 
+fn listener_and_client(visitor: &Visitor, client: Address, more: &str) -> Findings {
+    let mut findings = Findings::default();
+    let tls = if visitor.secure { " (TLS)" } else { "" };
+    findings.add("listener", format!("{}{tls}", visitor.listener.address));
+    findings.add("client", format!("{client}{more}"));
+    findings
+}
+
 /// What the records would call it.
 fn traced(config: &Config, parts: &request::Parts, trusted: bool) -> String {
     let Trace { request, parent } = Marks::of(parts, trusted, &config.log).trace;
@@ -180,21 +209,19 @@ fn traced(config: &Config, parts: &request::Parts, trusted: bool) -> String {
 }
 
 /// The listener that a client of this URL would reach: the named one, or the first of its port and kind, or of its kind.
-fn listener<'a>(
-    config: &'a Config,
-    named: Option<&str>,
-    port: Option<u16>,
-    tls: bool,
-) -> Result<&'a Listener, BadQuestion> {
+fn listener<'a>(config: &'a Config, named: Option<&str>, port: u16, tls: bool) -> Result<&'a Listener, BadQuestion> {
     if let Some(address) = named {
         let mut listeners = config.listeners.iter();
         let found = listeners.find(|listener| listener.address.to_string() == address);
-        return found.ok_or_else(|| BadQuestion::UnknownListener(address.to_owned()));
+        let found = found.ok_or_else(|| BadQuestion::UnknownListener(address.to_owned()))?;
+        let has_tls = found.tls.is_some();
+        let other = || BadQuestion::OtherScheme { address: address.to_owned(), tls: has_tls };
+        return if has_tls == tls { Ok(found) } else { Err(other()) };
     }
     let fits = |listener: &&Listener| listener.tls.is_some() == tls;
     let mut candidates = config.listeners.iter().filter(fits);
     let is_of_port = |address: &ListenerAddress| match address {
-        ListenerAddress::Tcp(address) => Some(address.port()) == port,
+        ListenerAddress::Tcp(address) => address.port() == port,
         ListenerAddress::Unix(_) => false,
     };
     let of_port = candidates.clone().find(|listener| is_of_port(&listener.address));
@@ -206,13 +233,15 @@ fn head(uri: &Uri, upgrade: bool, question: &Question) -> Result<request::Parts,
     let bad_url = || BadQuestion::Url(question.url.clone());
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = Method::GET;
+    parts.method = if upgrade { Method::GET } else { question.method.clone() };
     parts.uri =
         if target.starts_with('/') { target.parse() } else { format!("/{target}").parse() }.map_err(|_| bad_url())?;
     let authority = uri.authority().ok_or_else(bad_url)?;
     let written = question.headers.iter().map(|field| header(field)).collect::<Result<Vec<_>, _>>()?;
     if !written.iter().any(|(name, _)| name == HOST) {
-        parts.headers.insert(HOST, value(authority.as_str())?);
+        // Who a URL's user is stands in no Host (RFC 9110 section 4.2.4).
+        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        parts.headers.insert(HOST, value(host)?);
     }
     if upgrade {
         parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -365,9 +394,11 @@ impl fmt::Display for Explanation {
             Verdict::Page => writeln!(f, "\nwould be answered with the page"),
             Verdict::Redirect(location, status) => writeln!(f, "\nwould be sent to {location} with {status}"),
             Verdict::File(file) => {
-                writeln!(f, "\nwould be answered with the file {}, if that is there", file.display())
+                let file = file.display();
+                writeln!(f, "\nwould be answered with the file {file}, or its index.html, if that is there")
             }
             Verdict::Respond(status) => writeln!(f, "\nwould be answered with {status}"),
+            Verdict::Closed(why) => writeln!(f, "\nwould be closed without an answer: {why}"),
             Verdict::Refused(check, refusal) => {
                 writeln!(f, "{:<12} refused: {refusal}", check.label())?;
                 let status = refusal.status();

@@ -4,7 +4,7 @@ mod support;
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
 
@@ -385,8 +385,6 @@ fn a_part_is_drained_and_then_the_whole() {
     eventually("they are gone", || ids(&gateway, "") == [3]);
     assert_eq!(json(gateway.admin(), "GET /readyz"), json!({ "ready": true }), "new ones are welcome");
     drop(Peer::open(gateway.address(), "/a"));
-    let (code, _, error) = told(&gateway, &["drain"]);
-    assert!(code == 1 && error.contains("a body is wanted"), "{error}");
     let (code, _, _) = told(&gateway, &["drain", "--all"]);
     assert_eq!(code, 0);
     eventually("it is not ready", || call(gateway.admin(), "GET /readyz", &[], "").status() == 503);
@@ -473,8 +471,6 @@ fn ctl_lists_closes_and_sets() {
     assert_eq!((&parsed["total"], parsed["sessions"].as_array().map(Vec::len)), (&json!(2), Some(2)));
     let (_, out, _) = told(&gateway, &["sessions", "--limit", "2"]);
     assert!(out.ends_with("\n2 of 3 sessions\n"), "{out}");
-    let (code, _, error) = told(&gateway, &["close"]);
-    assert!(code == 1 && error.contains("add a filter, or all=true"), "{error}");
     let (_, out, _) = told(&gateway, &["close", "--route", "b", "--dry-run"]);
     assert_eq!(out, "2 sessions would be closed\n");
     let (_, out, _) = told(&gateway, &["close", "1"]);
@@ -517,7 +513,40 @@ fn ctl_says_what_to_do() {
         .expect("it runs");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && error.contains("has no [admin]: add"), "{error}");
-    let usage = ctl(&gateway, &["sessions", "--rout", "a"]);
-    assert_eq!(usage.status.code(), Some(2), "wrong usage is told by clap");
+    for usage in [
+        &["sessions", "--rout", "a"][..],
+        &["sessions", "--limit", "0"],
+        &["close"],
+        &["close", "--dry-run"],
+        &["drain"],
+    ] {
+        assert_eq!(ctl(&gateway, usage).status.code(), Some(2), "{usage:?} is told by clap");
+    }
+
+    // While the file is wrong the gateway runs on, and can be asked.
+    std::fs::write(place.join("config.toml"), format!("{text}\n[bogus]\n")).expect("written");
+    let command = |folder: &Path, more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["ctl", "status"])
+            .args(more)
+            .current_dir(folder)
+            .output();
+        let output = output.expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, error) = command(&place, &[]);
+    assert!(
+        code == Some(1) && error.contains("bogus") && error.contains("name the gateway's admin interface: --address"),
+        "{error}"
+    );
+    std::fs::write(place.join("token"), TOKEN).expect("written");
+    let address = gateway.admin().to_string();
+    assert_eq!(command(&place, &["--address", &address, "--token-file", "token"]), (Some(0), String::new()));
+    std::fs::remove_file(place.join("config.toml")).expect("it was written above");
+    let (code, error) = command(&place, &[]);
+    assert!(
+        code == Some(1) && error.contains("there is no config.toml here: name the gateway's with --config"),
+        "{error}"
+    );
     std::fs::remove_dir_all(place).expect("it was made above");
 }

@@ -194,6 +194,7 @@ fn asks() -> impl Strategy<Value = Ask> {
             "X-Forwarded-Proto: https",
             "X-Forwarded-Host: a.example.com",
             "Forwarded: for=\"[2001:db8::1]\"",
+            "Upgrade: h2c",
         ],
         0..=2,
     );
@@ -235,6 +236,7 @@ impl Ask {
         // The Host stands in a field of its own, so that it may be one that no URL has.
         let headers = std::iter::once(format!("Host: {}", self.host));
         Question {
+            method: http::Method::GET,
             url: format!("{scheme}://127.0.0.1{}", self.path),
             origin: self.origin.map(str::to_owned),
             from: "127.0.0.1".parse().expect("an address"),
@@ -319,6 +321,7 @@ fn it_says_what_the_gateway_answers() {
                     let expected = if file.ends_with("config.toml") { 200 } else { 404 };
                     prop_assert_eq!(reply.status(), expected, "{}: {:?}", explanation, reply);
                 }
+                Verdict::Closed(why) => prop_assert!(false, "the listener is open to everybody: {}", why),
                 Verdict::Refused(_, refusal) => {
                     verdicts[2] += 1;
                     let reply = reply(&mut peer);
@@ -388,6 +391,77 @@ fn edited_fields_are_told_without_their_values() {
     assert!(!told.contains("secret"), "{told}");
 }
 
+/// Two listeners of a kind, of which one lets not everybody in, one wants a PROXY header, and one has TLS.
+const DOORS: &str = r#"
+[[listener]]
+address = "127.0.0.1:8080"
+
+[[listener]]
+address = "0.0.0.0:80"
+deny = ["203.0.113.0/24"]
+
+[[listener]]
+address = "127.0.0.1:9000"
+proxy_protocol = true
+trusted_proxies = ["192.0.2.0/24"]
+
+[[listener]]
+address = "0.0.0.0:443"
+tls = { certificate = "a.pem", key = "a.key" }
+
+[[route]]
+path = "/"
+upstream = "app"
+origins = ["any"]
+http = true
+
+[[route]]
+path = "/static"
+files = { folder = "public" }
+
+[upstream.app]
+servers = ["ws://127.0.0.1:9001"]
+"#;
+
+#[test]
+fn the_way_to_a_request() {
+    let config = parsed(DOORS);
+    let ask = |line: &str| {
+        let mut words = line.split(' ');
+        let (method, url) = (words.next().expect("a method"), words.next().expect("a URL"));
+        let question = Question {
+            method: method.parse().expect("a method"),
+            url: url.to_owned(),
+            origin: None,
+            from: words.next().expect("an address").parse().expect("an address"),
+            headers: vec![],
+            subprotocols: vec![],
+            listener: words.next().map(str::to_owned),
+        };
+        explain(&config, &question).map_or_else(|error| error.to_string(), |told| told.to_string())
+    };
+    #[rustfmt::skip]
+    let rows = [
+        ("the port of the scheme", "GET ws://app.test/ 127.0.0.1", "listener     0.0.0.0:80\n"),
+        ("a port", "GET ws://app.test:8080/ 127.0.0.1", "listener     127.0.0.1:8080\n"),
+        ("no such port: the first of its kind", "GET ws://app.test:1/ 127.0.0.1", "listener     127.0.0.1:8080\n"),
+        ("TLS", "GET wss://app.test/ 127.0.0.1", "listener     0.0.0.0:443 (TLS)\n"),
+        ("a peer that `deny` has", "GET ws://app.test/ 203.0.113.9", "would be closed without an answer: `allow` and `deny`"),
+        ("a peer that sends no PROXY header", "GET ws://app.test:9000/ 127.0.0.1", "would be closed without an answer: `proxy_protocol`"),
+        ("one that may", "GET ws://app.test:9000/ 192.0.2.1", "would be opened to upstream app"),
+        ("plain HTTP to TLS", "GET http://app.test/ 127.0.0.1 0.0.0.0:443", "has TLS: ask with wss or https to it"),
+        ("TLS to a plain listener", "GET wss://app.test/ 127.0.0.1 0.0.0.0:80", "is without TLS: ask with ws or http to it"),
+        ("a user in the URL", "GET http://user:word@app.test/ 127.0.0.1", "would be passed as plain HTTP to upstream app"),
+        ("a file's name is decoded", "GET http://app.test/static/a%20b/%C3%A9.html 127.0.0.1", "the file public/a b/é.html,"),
+        ("a method", "POST http://app.test/static/a 127.0.0.1", "(page_method)"),
+        ("TRACE", "TRACE http://app.test/ 127.0.0.1", "(trace)"),
+    ];
+    for (what, line, expected) in rows {
+        let told = ask(line);
+        assert!(told.contains(expected), "{what}: {told}");
+    }
+}
+
 #[test]
 fn what_is_no_question_is_told_with_the_next_step() {
     #[rustfmt::skip]
@@ -415,6 +489,7 @@ fn a_listener_without_tls_is_not_taken_for_one_with_it() {
     let opens = |headers: &[&str]| {
         let question = Question {
             url: "wss://a.test/".to_owned(),
+            method: http::Method::GET,
             origin: Some("https://a.test".to_owned()),
             from: [10, 0, 0, 1].into(),
             headers: headers.iter().map(|&line| line.to_owned()).collect(),

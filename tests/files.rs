@@ -116,7 +116,6 @@ fn files_with_their_types() {
         ("/inside.txt", "text/plain; charset=utf-8", TEXT),
         ("/docs-link/deep/a.txt", "text/plain; charset=utf-8", TEXT),
         ("/static/", "text/html; charset=utf-8", PAGE),
-        ("/static", "text/html; charset=utf-8", PAGE),
         ("/static/app.js", "text/javascript; charset=utf-8", "export {};"),
     ];
     for (target, kind, body) in rows {
@@ -209,12 +208,14 @@ fn refusals_are_those_of_the_gateway() {
 fn keys_hold_for_files_too() {
     let root = site();
     fs::write(root.join("keys.txt"), "ada: 0123456789abcdef0123456789abcdef\n").expect("a file");
-    let text = config("keys = { file = \"keys.txt\", header = \"X-API-Key\" }");
+    let text = config("keys = { file = \"keys.txt\", header = \"X-API-Key\", query = \"key\" }");
     let gateway = Gateway::start_in(root, &text, "exec \"$0\" \"$@\"");
     assert_eq!(get(&gateway, "/").status(), 401);
     assert_eq!(get(&gateway, "/none").status(), 401, "nobody learns what is there");
     let reply = send(&gateway, "GET", "/", "X-API-Key: 0123456789abcdef0123456789abcdef\r\n");
     assert_eq!(reply.text(), PAGE);
+    let redirect = get(&gateway, "/docs?a=b&key=0123456789abcdef0123456789abcdef&c=d");
+    assert_eq!((redirect.status(), one(&redirect, "location").as_str()), (307, "/docs/?a=b&c=d"), "no key is printed");
 }
 
 #[test]
@@ -224,6 +225,7 @@ fn a_folder_is_sent_to_its_slash_and_to_no_other_host() {
     let rows = [
         ("/docs", "/docs/"), ("/docs?v=1", "/docs/?v=1"), ("/static/docs", "/static/docs/"),
         ("//docs", "/docs/"), ("//static/docs", "/static/docs/"), ("/empty", "/empty/"),
+        ("/static", "/static/"), ("/static?v=1&w", "/static/?v=1&w"), ("//st%61tic", "/static/"),
     ];
     for (target, expected) in rows {
         let reply = get(&gateway, target);
@@ -246,6 +248,7 @@ fn conditions_and_ranges() {
         ("the same tag", format!("If-None-Match: {etag}\r\n"), 304, ""),
         ("the same tag, weakly", format!("If-None-Match: W/{etag}\r\n"), 304, ""),
         ("one of a list", format!("If-None-Match: \"a\", {etag}\r\n"), 304, ""),
+        ("one of two lines", format!("If-None-Match: \"a\"\r\nIf-None-Match: {etag}\r\n"), 304, ""),
         ("any", "If-None-Match: *\r\n".into(), 304, ""),
         ("another tag", "If-None-Match: \"a\"\r\n".into(), 200, TEXT),
         ("another tag wins over the date", format!("If-None-Match: \"a\"\r\nIf-Modified-Since: {modified}\r\n"), 200, TEXT),
@@ -254,6 +257,7 @@ fn conditions_and_ranges() {
         ("modified since", format!("If-Modified-Since: {long_ago}\r\n"), 200, TEXT),
         ("no date", "If-Modified-Since: yesterday\r\n".into(), 200, TEXT),
         ("if it is the same", format!("If-Match: {etag}\r\n"), 200, TEXT),
+        ("if it is one of two lines", format!("If-Match: \"a\"\r\nIf-Match: {etag}\r\n"), 200, TEXT),
         ("if it is another", "If-Match: \"a\"\r\n".into(), 412, ""),
         ("if unmodified", format!("If-Unmodified-Since: {long_ago}\r\n"), 412, ""),
         ("the beginning", range("bytes=0-3"), 206, "0123"),
@@ -261,7 +265,13 @@ fn conditions_and_ranges() {
         ("the end", range("bytes=-4"), 206, "cdef"),
         ("more than there is", range("bytes=10-100"), 206, "abcdef"),
         ("behind the end", range("bytes=16-"), 416, ""),
-        ("another unit", range("lines=1-2"), 416, ""),
+        ("more of the end than there is", range("bytes=-999"), 206, TEXT),
+        ("none of the end", range("bytes=-0"), 416, ""),
+        ("more than 64 bits", range("bytes=10-99999999999999999999"), 206, "abcdef"),
+        ("another unit", range("items=0-5"), 200, TEXT),
+        ("a unit in another case", range("Bytes=0-3"), 206, "0123"),
+        ("no range", range("bytes=abc"), 416, ""),
+        ("backwards", range("bytes=5-2"), 416, ""),
         ("several", range("bytes=0-1,4-5"), 200, TEXT),
         ("a range, if it is the same", format!("{}If-Range: {etag}\r\n", range("bytes=0-3")), 206, "0123"),
         ("a range, if it is another", format!("{}If-Range: \"a\"\r\n", range("bytes=0-3")), 200, TEXT),
@@ -278,9 +288,27 @@ fn conditions_and_ranges() {
     }
     assert_eq!(one(&send(&gateway, "GET", target, &range("bytes=2-5")), "content-range"), "bytes 2-5/16");
     assert_eq!(one(&send(&gateway, "GET", target, &range("bytes=16-")), "content-range"), "bytes */16");
+    assert_eq!(one(&send(&gateway, "GET", target, &range("bytes=-999")), "content-range"), "bytes 0-15/16");
+    for part in ["bytes=0-", "bytes=0-0", "bytes=5-", "bytes=-5"] {
+        let reply = send(&gateway, "GET", "/nothing", &range(part));
+        assert_eq!((reply.status(), one(&reply, "content-range").as_str()), (200, ""), "{part} of an empty file");
+    }
     fs::write(gateway.directory.join("public").join(&target[1..]), "changed").expect("a file");
     let changed = send(&gateway, "GET", target, &format!("If-None-Match: {etag}\r\n"));
     assert_eq!((changed.status(), changed.text().as_str()), (200, "changed"));
+}
+
+/// As curl offers it with its first request (RFC 9110 section 7.8).
+#[test]
+fn an_offer_of_h2c_gets_files_and_pages() {
+    let gateway = start("\n[[route]]\npath = \"/page\"\npage = \"chat\"\n");
+    let offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n";
+    for (target, begin) in [("/app.js", "export"), ("/static/app.js", "export"), ("/page", "<!doctype html>")] {
+        let text = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{offer}\r\nGET /smuggled HTTP/1.1\r\n\r\n");
+        let reply = ask(gateway.address(), text.as_bytes());
+        assert_eq!((reply.status(), one(&reply, "connection").as_str()), (200, "close"), "{target}: {}", reply.head);
+        assert!(reply.text().starts_with(begin) && !reply.text().contains("HTTP/1.1"), "{target}: {}", reply.text());
+    }
 }
 
 #[test]

@@ -1020,6 +1020,28 @@ fn a_target_that_is_too_long_for_the_upstream_is_refused() {
     assert!(Head::new("/").opens(gateway.address()));
 }
 
+/// hyper's buffer grows in powers of two; what it holds was let in.
+#[test]
+fn a_head_is_as_long_as_the_listener_says_and_no_longer() {
+    let (upstream, _) = agreeing();
+    for (said, max) in [("16KiB", 16_384), ("128KiB", 131_072), ("200KiB", 204_800)] {
+        let listener = format!("\"127.0.0.1:0\"\nhead_bytes_max = \"{said}\"\n");
+        let text = config(upstream, "", NO_LIMITS).replacen("\"127.0.0.1:0\"\n", &listener, 1);
+        let gateway = Gateway::start(&text);
+        let of = |bytes: usize| {
+            let fixed = request("/", "Cookie: \r\n").len();
+            request("/", &format!("Cookie: {}\r\n", "x".repeat(bytes - fixed)))
+        };
+        for (bytes, expected) in [(max, 101), (max + 1, 431), (max + max / 2, 431), (2 * max - 1, 431)] {
+            let head = of(bytes);
+            assert_eq!(head.len(), bytes);
+            let mut peer = Peer::connect(gateway.address());
+            let _ = peer.try_write(head.as_bytes());
+            assert_eq!(status(&peer.head()), expected, "{bytes} bytes of {max}");
+        }
+    }
+}
+
 /// The stream is taken back from hyper only when nothing of the answer is left in its buffer.
 #[test]
 fn a_large_refusal_reaches_a_slow_client_to_its_last_byte() {

@@ -3,6 +3,8 @@
 mod support;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -146,7 +148,6 @@ fn everything_that_is_answered_leaves_a_line_and_ids_join_them() {
         ("a redirect", "/moved", 308, "moved", 0),
         ("a fixed answer", "/fixed", 410, "fixed", 4),
         ("a built-in page", "/page", 200, "page", include_str!("../src/backend/chat.html").len()),
-        ("a page that is not there", "/page/other", 404, "page", 23),
         ("a file", "/files/hello.txt", 200, "files", 5),
     ];
     for (at, (name, path, status, route, bytes)) in rows.into_iter().enumerate() {
@@ -155,7 +156,7 @@ fn everything_that_is_answered_leaves_a_line_and_ids_join_them() {
         let record = &found(&gateway, "request", at + 1)[at];
         assert_eq!((&record["status"], &record["path"]), (&status.into(), &path.into()), "{name}");
         assert_eq!((&record["route"], &record["method"]), (&route.into(), &"GET".into()), "{name}");
-        assert_eq!(record["bytes"], bytes, "{name}: {record}");
+        assert_eq!((&record["bytes"], &record["broke_off"]), (&bytes.into(), &Value::Null), "{name}: {record}");
         assert_eq!((&record["client"], &record["host"]), (&"127.0.0.1".into(), &"app.test".into()), "{name}");
         assert_eq!(reply.all("x-request-id"), [record["request"].as_str().expect("an id")], "{name}");
         if route == "app" {
@@ -166,10 +167,12 @@ fn everything_that_is_answered_leaves_a_line_and_ids_join_them() {
             assert!(record["upstream"].is_string(), "{name}");
         }
     }
-    let refused = ask(address, get("/fixed/../x", "").as_bytes());
-    assert_eq!(refused.status(), 400);
-    let record = &found(&gateway, "refused", 1)[0];
-    assert_eq!(refused.all("x-request-id"), [record["request"].as_str().expect("an id")]);
+    for (at, (path, status)) in [("/fixed/../x", 400), ("/page/other", 404)].into_iter().enumerate() {
+        let refused = ask(address, get(path, "").as_bytes());
+        assert_eq!(refused.status(), status);
+        let record = &found(&gateway, "refused", at + 1)[at];
+        assert_eq!(refused.all("x-request-id"), [record["request"].as_str().expect("an id")]);
+    }
 
     let head = session(&gateway, 0, "/chat", "");
     let (opened, ended) = (&found(&gateway, "session opened", 1)[0], &found(&gateway, "session ended", 1)[0]);
@@ -193,6 +196,86 @@ fn an_answer_that_breaks_off_is_told_when_it_is_over() {
     drop(peer);
     let record = &found(&gateway, "request", 1)[0];
     assert_eq!((&record["bytes"], &record["broke_off"]), (&5.into(), &true.into()), "{record}");
+}
+
+/// hyper takes no more of a file than its length, and never sees its end.
+#[test]
+fn a_file_that_was_sent_is_whole_and_one_that_was_not_broke_off() {
+    const LARGE: usize = 64 << 20;
+    let folder = home();
+    fs::File::create(folder.join("public/large")).and_then(|file| file.set_len(LARGE as u64)).expect("a hole");
+    let (upstream, _) = upstream();
+    let gateway = Gateway::start_in(folder, &config(upstream, "format = \"json\""), "exec \"$0\" \"$@\"");
+    let rows = [
+        ("", 200, LARGE),
+        ("Range: bytes=1000-99999\r\n", 206, 99_000),
+        ("Range: bytes=99999999-\r\n", 416, 0),
+        ("If-None-Match: *\r\n", 304, 0),
+    ];
+    for (at, (more, status, bytes)) in rows.into_iter().enumerate() {
+        assert_eq!(ask(gateway.address(), get("/files/large", more).as_bytes()).status(), status);
+        let record = &found(&gateway, "request", at + 1)[at];
+        assert_eq!((&record["status"], &record["bytes"]), (&status.into(), &bytes.into()), "{record}");
+        assert_eq!(record["broke_off"], Value::Null, "{record}");
+    }
+    let mut peer = Peer::connect(gateway.address());
+    peer.write(get("/files/large", "").as_bytes());
+    peer.bytes(100_000);
+    drop(peer);
+    let record = &found(&gateway, "request", rows.len() + 1)[rows.len()];
+    assert_eq!(record["broke_off"], Value::Bool(true), "{record}");
+}
+
+/// As `nc -N` does: what is ours to say is said, and what an upstream would have to say is not waited for.
+#[test]
+fn a_client_that_ends_its_side_gets_what_is_ours_and_a_line_in_any_case() {
+    let (silent, seen) = answering(|_| Vec::new());
+    let folder = home();
+    fs::write(folder.join("public/large"), vec![b'x'; 8 << 20]).expect("written");
+    let gateway = Gateway::start_in(folder, &config(silent, "format = \"json\""), "exec \"$0\" \"$@\"");
+    let send = |path: &str| {
+        let mut stream = TcpStream::connect(gateway.address()).expect("it listens");
+        stream.set_read_timeout(Some(support::PATIENCE)).expect("a timeout");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: app.test\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("it is written");
+        stream.shutdown(Shutdown::Write).expect("it ends");
+        stream
+    };
+    let rows = [
+        ("/page", 200),
+        ("/fixed", 410),
+        ("/moved", 308),
+        ("/files/hello.txt", 200),
+        ("/files/large", 200),
+        ("/files/none", 404),
+        ("/keyed", 401),
+    ];
+    for (path, expected) in rows {
+        let mut stream = send(path);
+        // Whoever reads slowly keeps some of the answer in the gateway.
+        std::thread::sleep(Duration::from_millis(if path == "/files/large" { 200 } else { 0 }));
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).expect("the gateway ends it");
+        let at = text.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+        let head = String::from_utf8_lossy(&text[..at]).into_owned();
+        assert_eq!(status(&head), expected, "{path}");
+        let length: usize = field(&head, "content-length").map_or(0, |length| length.parse().expect("a number"));
+        assert_eq!(text.len() - at, length, "{path}");
+    }
+    assert_eq!(found(&gateway, "request", 5).iter().filter(|record| record["broke_off"] == true).count(), 0);
+    found(&gateway, "refused", 2);
+    let mut text = Vec::new();
+    send("/plain").read_to_end(&mut text).expect("the gateway ends it");
+    assert!(text.is_empty(), "{}", String::from_utf8_lossy(&text));
+    // The same when it leaves later.
+    let mut peer = Peer::connect(gateway.address());
+    peer.write(get("/later", "").as_bytes());
+    eventually("the upstream has it", || seen.heads().iter().any(|head| head.contains("/later")));
+    drop(peer);
+    for record in &found(&gateway, "request", 7)[5..] {
+        let fields = (&record["broke_off"], &record["status"], &record["bytes"]);
+        assert_eq!(fields, (&true.into(), &Value::Null, &0.into()), "{record}");
+    }
 }
 
 #[test]

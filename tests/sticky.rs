@@ -23,6 +23,9 @@ fn named(name: usize) -> SocketAddr {
         let target = head.split(' ').nth(1).expect("a request line");
         let (more, body) = match target {
             "/public" => ("Cache-Control: public, max-age=60\r\n", "ok".to_owned()),
+            "/max-age" => ("Cache-Control: max-age=3600\r\n", "ok".to_owned()),
+            "/expires" => ("Expires: Fri, 01 Jan 2100 00:00:00 GMT\r\n", "ok".to_owned()),
+            "/no-store" => ("Cache-Control: No-Store\r\n", "ok".to_owned()),
             "/cookie" => ("Set-Cookie: own=1\r\n", "ok".to_owned()),
             target if target.contains("transport=polling") && !target.contains("sid=") => {
                 ("", format!("0{{\"sid\":\"of-{name}\",\"upgrades\":[\"websocket\"]}}"))
@@ -109,6 +112,18 @@ fn what_is_set_stands_beside_the_services_own_and_not_in_what_caches_share() {
     assert_eq!(both.len(), 2, "{both:?}");
     assert!(both.contains(&"own=1".to_owned()), "{both:?}");
     assert_eq!(get(gateway.address(), "/public", None).all("set-cookie"), Vec::<String>::new());
+    #[rustfmt::skip]
+    let rows = [
+        ("/", vec!["private"]), ("/max-age", vec!["max-age=3600", "private"]), ("/expires", vec!["private"]),
+        ("/no-store", vec!["No-Store"]),
+    ];
+    for (path, expected) in rows {
+        let first = get(gateway.address(), path, None);
+        assert_eq!(first.all("cache-control"), expected, "{path}");
+        let cookie = set(&first.head).expect("a cookie");
+        let again = get(gateway.address(), path, Some(&cookie)).all("cache-control");
+        assert!(!again.contains(&"private".to_owned()), "{path}: only where the cookie is set: {again:?}");
+    }
 }
 
 #[test]
@@ -146,6 +161,7 @@ fn gateways_with_one_key_agree_also_after_a_restart() {
     let config = config::parse(&text, &another.directory.join("config.toml")).expect("it is right").config;
     let told = |cookie: &str| {
         let question = Question {
+            method: http::Method::GET,
             url: "http://localhost/".to_owned(),
             origin: None,
             from: [127, 0, 0, 1].into(),

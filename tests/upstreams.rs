@@ -403,6 +403,7 @@ fn explain_names_every_server_as_configured() {
     );
     let config = tidegate::config::parse(&text, std::path::Path::new("config.toml")).expect("it is right").config;
     let question = tidegate::explain::Question {
+        method: http::Method::GET,
         url: "ws://127.0.0.1/x".to_owned(),
         origin: None,
         from: "192.0.2.1".parse().expect("an address"),

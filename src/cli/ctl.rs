@@ -1,23 +1,25 @@
 //! `tidegate ctl`: arguments become a request to a running gateway. Where it is and what it wants to know stands in the
 //! configuration, unless flags say otherwise.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 use tidegate::admin::client::Client;
 use tidegate::admin::ctl::{self, Command, Filters};
 use tidegate::admin::token;
 use tidegate::config::model::{Admin, CertificateFiles, ListenerAddress, Position, Secret, UpstreamTls};
+use tidegate::config::{self, Problems};
 use tidegate::upstream;
 use tokio::runtime::Builder;
 
-use super::{ConfigArg, Failure, load_with, print};
+use super::{CONFIG_FILE, Failure, print};
 
 /// Takes the place of the token in the configuration.
 const TOKEN_VARIABLE: &str = "TIDEGATE_ADMIN_TOKEN";
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "The gateway")]
 pub struct CtlArgs {
     /// The gateway's configuration [default: config.toml]
     #[arg(long, global = true, value_name = "FILE")]
@@ -35,6 +37,7 @@ pub struct CtlArgs {
     /// Our own certificate for https, and its key
     #[arg(long, global = true, value_name = "FILE", requires = "key")]
     certificate: Option<PathBuf>,
+    /// The key of --certificate
     #[arg(long, global = true, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
     /// The name in the gateway's certificate [default: its address]
@@ -47,6 +50,21 @@ pub struct CtlArgs {
     command: Ctl,
 }
 
+/// What `close` can be told to close: nothing is no filter.
+const CLOSED: [&str; 11] = [
+    "id",
+    "all",
+    "route",
+    "upstream",
+    "server",
+    "listener",
+    "client",
+    "api_key",
+    "older_than",
+    "messages_above",
+    "bytes_above",
+];
+
 #[derive(Debug, Subcommand)]
 enum Ctl {
     /// List the sessions that are open
@@ -56,10 +74,11 @@ enum Ctl {
         #[command(flatten)]
         filters: FilterArgs,
         /// So many at most
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = at_least_one)]
         limit: Option<usize>,
     },
     /// Close sessions, at once; `drain` closes them at a pace
+    #[command(group(ArgGroup::new("what").args(CLOSED).required(true).multiple(true)))]
     Close {
         /// One session
         #[arg(conflicts_with_all = ["all", "dry_run"])]
@@ -77,18 +96,21 @@ enum Ctl {
         cause: Why,
     },
     /// Close sessions over the `window` of [drain], each between two messages
+    #[command(group(ArgGroup::new("what").args(["all", "route", "upstream", "server", "client"]).required(true).multiple(true)))]
     Drain {
         /// The whole gateway: it takes no new sessions any more
         #[arg(long, conflicts_with_all = ["route", "upstream", "server", "client"])]
         all: bool,
+        /// Sessions of one route
         #[arg(long, value_name = "NAME")]
         route: Option<String>,
+        /// Sessions of one upstream
         #[arg(long, value_name = "NAME")]
         upstream: Option<String>,
-        /// A server, as the configuration writes it
+        /// Sessions with one server, as the configuration writes it
         #[arg(long, value_name = "URL")]
         server: Option<String>,
-        /// An address, a network, or local
+        /// Sessions of a client: an address, a network, or local
         #[arg(long, value_name = "IP")]
         client: Option<String>,
     },
@@ -97,7 +119,9 @@ enum Ctl {
     /// Say how it is
     Status,
     /// List the servers of upstreams, or set one: `upstreams chat 2 drain`
+    #[command(override_usage = "tidegate ctl upstreams [UPSTREAM N STATE]")]
     Upstreams {
+        /// Its name
         #[arg(requires = "number", value_name = "UPSTREAM")]
         name: Option<String>,
         /// Its place in `servers`, from 1
@@ -125,6 +149,7 @@ enum State {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Which sessions")]
 struct FilterArgs {
     /// Those of one route
     #[arg(long, value_name = "NAME")]
@@ -158,6 +183,12 @@ struct FilterArgs {
 /// There is nothing to ask.
 #[derive(Debug, thiserror::Error)]
 enum Nobody {
+    #[error("there is no {CONFIG_FILE} here: name the gateway's with --config, or its admin interface with --address")]
+    NoFile,
+    #[error(
+        "{0}\n\nWhile it is wrong, name the gateway's admin interface: --address, and --token-file where it has a token"
+    )]
+    Wrong(Problems),
     #[error(
         "{0} has no [admin]: add `[admin]` with `address = \"127.0.0.1:9090\"` and restart the gateway, or name --address"
     )]
@@ -178,13 +209,24 @@ pub fn run(args: &CtlArgs) -> Result<(), Failure> {
     print(&if args.json { answer.json() } else { answer.text(&command) })
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("write a whole number of 1 or more".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
 fn client(args: &CtlArgs) -> Result<Client, Failure> {
     // With an address of its own the configuration is asked for nothing but the token, and only where it is named.
     let admin = match (&args.address, &args.config) {
         (Some(_), None) => None,
         _ => {
             // What the gateway needs to start is none of our business: its certificates may be unreadable to us.
-            let loaded = load_with(&ConfigArg { config: args.config.clone() }, &|_| None)?;
+            let file = args.config.as_deref().unwrap_or(Path::new(CONFIG_FILE));
+            if args.config.is_none() && !file.exists() {
+                return Err(Nobody::NoFile.into());
+            }
+            let loaded = config::load(file, &|_| None).map_err(Nobody::Wrong)?;
             let file = loaded.source.file().display().to_string();
             let admin = loaded.config.admin;
             if admin.is_none() && args.address.is_none() {

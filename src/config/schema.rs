@@ -526,7 +526,8 @@ pub(super) static RESPOND: Table = Table {
 pub(super) static FILES: Table = Table {
     title: "route.files",
     doc: "A folder that is served: `files = { … }`. What stands behind the route's `path` is looked for in it, in a folder its \
-          index.html. Nothing hidden, nothing that a link puts outside, no listings.",
+          index.html. A folder without its slash is redirected to it; an API key of the query is not in that redirect. \
+          Nothing hidden, nothing that a link puts outside, no listings.",
     keys: &[key("folder", "path of a folder", Required("\"public\""), "The folder.")],
 };
 

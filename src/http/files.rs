@@ -13,7 +13,10 @@ use std::time::SystemTime;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use http::header::{CONTENT_TYPE, HeaderValue, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    RANGE, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 use tokio::io::{AsyncRead, AsyncSeek, ReadBuf};
 use tokio::task::spawn_blocking;
@@ -23,6 +26,7 @@ use tower_http::services::fs::{self, ServeFileSystemResponseBody};
 use super::gate::Refusing;
 use crate::config::model::{Folder, Route};
 use crate::observe::log;
+use crate::proto::range;
 use crate::proto::refusal::Refusal;
 
 /// The body of an answer: a file, or part of it, as it is read.
@@ -47,9 +51,12 @@ pub async fn answer(
         *request.uri_mut() = below.parse().map_err(|_| Refusal::TargetMalformed)?;
         Ok::<_, Refusal>(service.try_call(request))
     };
-    let (headers, ranged) = conditions(parts);
-    let mut result = ask(headers)?.await;
-    if ranged && matches!(&result, Ok(response) if response.status() == StatusCode::PRECONDITION_FAILED) {
+    let (mut headers, conditional) = conditions(parts);
+    let mut result = ask(headers.clone())?.await;
+    if matches!(&result, Ok(response) if wants_all(&mut headers, response)) {
+        result = ask(headers)?.await;
+    }
+    if conditional && matches!(&result, Ok(response) if response.status() == StatusCode::PRECONDITION_FAILED) {
         result = ask(whole(&parts.headers))?.await;
     }
     match result {
@@ -68,18 +75,49 @@ pub async fn answer(
 /// tower-http does not know `If-Range` (RFC 9110 section 13.1.5): the range is sent only when the file is still the same.
 /// That is `If-Match`, but for its answer. A date is not told exactly enough to rely on it.
 fn conditions(parts: &request::Parts) -> (HeaderMap, bool) {
-    let mut headers = parts.headers.clone();
-    if parts.method == Method::HEAD {
-        // Ranges are for GET alone (RFC 9110 section 14.2).
-        return (whole(&headers), false);
+    let mut headers = whole(&parts.headers);
+    for name in [IF_MATCH, IF_NONE_MATCH] {
+        joined(&mut headers, name);
     }
-    let Some(same) = headers.get(IF_RANGE).cloned() else { return (headers, false) };
-    let others = headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE);
-    if others || !headers.contains_key(RANGE) || !same.as_bytes().starts_with(b"\"") {
-        return (whole(&headers), false);
+    // Ranges are for GET alone (RFC 9110 section 14.2).
+    let asked = range::part(&parts.headers).filter(|_| parts.method == Method::GET);
+    let Some(part) = asked else { return (headers, false) };
+    let same = headers.get(IF_RANGE).cloned();
+    if let Some(same) = &same {
+        let others = headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE);
+        if others || !same.as_bytes().starts_with(b"\"") {
+            return (headers, false);
+        }
+        headers.insert(IF_MATCH, same.clone());
     }
-    headers.insert(IF_MATCH, same);
-    (headers, true)
+    headers.insert(RANGE, part);
+    (headers, same.is_some())
+}
+
+/// Whether the answer to a range shows that it means the whole file, and the request is changed to ask for that: for as
+/// many bytes at the end as there are not, which tower-http refuses, and for a part of nothing, which has no
+/// `Content-Range` (RFC 9110 section 14.4).
+fn wants_all(headers: &mut HeaderMap, response: &Response<Body>) -> bool {
+    let is_empty = response.headers().get(CONTENT_RANGE).is_some_and(|range| range.as_bytes().ends_with(b"/0"));
+    let refused = response.status() == StatusCode::RANGE_NOT_SATISFIABLE;
+    if is_empty {
+        headers.remove(RANGE);
+    } else if refused && headers.get(RANGE).is_some_and(range::is_suffix) {
+        headers.insert(RANGE, HeaderValue::from_static("bytes=0-"));
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Makes one line of a list that came in several (RFC 9110 section 5.3): tower-http reads the first.
+fn joined(headers: &mut HeaderMap, name: HeaderName) {
+    let lines: Vec<_> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(line) = HeaderValue::from_bytes(&lines.join(&b", "[..]))
+    {
+        headers.insert(name, line);
+    }
 }
 
 /// Asks for all of the file.

@@ -15,6 +15,7 @@ use http_body_util::{Either, Empty, Full};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::held::End;
 use super::marks::Marks;
 use super::{files, fixed, pass, spelling};
 use crate::config::model::{Keys, Refuse, Route, Server};
@@ -51,6 +52,8 @@ pub struct Arrival {
     pub door: Arc<Door>,
     /// Until a handshake was agreed on.
     pub pending: Mutex<Option<Pending>>,
+    /// What becomes of the end of what the client sends.
+    pub end: Arc<End>,
 }
 
 impl Arrival {
@@ -163,9 +166,12 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
         Ok(Decision::Respond(route, respond)) => given(route, fixed::respond(respond)),
         Ok(Decision::File(route, folder, below)) => {
             arrival.has_agreed();
-            match Box::pin(files::answer(folder, route, &below, &parts)).await {
+            let record = marks.record(route, &client, &parts);
+            let (answer, record) =
+                log::unless_left(record, Box::pin(files::answer(folder, route, &below, &parts))).await;
+            match answer {
                 Ok(mut response) => {
-                    if let Some(record) = marks.record(route, &client, &parts) {
+                    if let Some(record) = record {
                         response.extensions_mut().insert(record);
                     }
                     (response.map(|body| Either::Right(Either::Left(Either::Right(body)))), None)
@@ -175,6 +181,7 @@ pub async fn walk(request: Request<Incoming>, arrival: &Arrival, live: &Live) ->
         }
         Ok(Decision::Plain(passage)) => {
             arrival.has_agreed();
+            arrival.end.hold(false);
             match pass::pass(parts, body, &passage, visitor, &marks, live).await {
                 Ok(response) => (response.map(|body| Either::Right(Either::Right(body))), None),
                 Err(refusing) => refuse(refusing, Some(passage.route), None, &client, &seen, &marks, live),
@@ -243,6 +250,7 @@ async fn websocket(
         route: limits,
     })?;
     arrival.has_agreed();
+    arrival.end.hold(false);
     let offered = plan.offered(&mut ())?;
     let pool = live.pool(&plan.upstream.name);
     let wish = pool.wish(&parts, &plan.client, live.config.limits.ipv6_prefix, &plan.hop(visitor));

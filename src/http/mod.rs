@@ -3,6 +3,7 @@
 mod files;
 mod fixed;
 pub mod gate;
+mod held;
 pub mod marks;
 pub mod page;
 mod pass;

@@ -42,8 +42,9 @@ pub async fn pass(
     let course = Arc::new(Course::default());
     let request = request(parts, body, passage, visitor, &marks.trace, &course);
     let (uri, patience) = (request.uri().clone(), passage.rules.request_timeout);
-    let (chosen, result) =
-        tries::send(pool, wish, request, |server| target(passage.route, server, &uri), patience).await?;
+    let sending = tries::send(pool, wish, request, |server| target(passage.route, server, &uri), patience);
+    let (sent, record) = log::unless_left(record, sending).await;
+    let (chosen, result) = sent?;
     let Chosen { member, permit } = chosen;
     let server = &member.server;
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
@@ -74,6 +75,7 @@ pub async fn pass(
         && let Some(cookie) = pool.set_cookie(&wish, &member)
     {
         response.headers_mut().append(SET_COOKIE, cookie);
+        sticky::keep_private(response.headers_mut());
     }
     *response.version_mut() = Version::HTTP_11;
     response.extensions_mut().insert(Patience { max: passage.rules.body_timeout, upload: course });

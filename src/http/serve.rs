@@ -11,7 +11,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, Version};
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,6 +21,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
 use super::gate::{self, Arrival, Body, Handover};
+use super::held::{End, Held};
 use crate::limits::{Pending, Place};
 use crate::live::{Current, Door, Live};
 use crate::observe::log::{self, Answered, Refused};
@@ -51,11 +54,14 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
     // hyper knows a deadline for heads alone: a client that never reads its answer would stay for ever.
     let patience = 2 * listener.head_timeout;
     let progress = Arc::new(Mutex::new(Progress::new(false, patience)));
-    let arrival = Arc::new(Arrival { peer, secure, door, pending: Mutex::new(Some(pending)) });
+    let end = Arc::new(End::default());
+    let arrival = Arc::new(Arrival { peer, secure, door, pending: Mutex::new(Some(pending)), end: end.clone() });
     let service = {
         let (progress, current) = (progress.clone(), current.clone());
-        service_fn(move |request| {
+        service_fn(move |request: Request<Incoming>| {
             let (progress, live, arrival) = (progress.clone(), current.load(), arrival.clone());
+            // Before hyper reads on, which it does before it asks for the answer.
+            arrival.end.hold(hyper::body::Body::is_end_stream(request.body()));
             // Boxed, because hyper wants the future to be Unpin where the stream is to be taken back.
             Box::pin(async move {
                 let (begun, bodiless) = (Instant::now(), request.method() == Method::HEAD);
@@ -67,7 +73,7 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
                     None => (patience, None),
                 };
                 let record = response.extensions_mut().remove::<log::Request>();
-                let tally = record.map(|record| Box::new(Tally::new(record, begun, bodiless, response.status())));
+                let tally = record.map(|record| Box::new(Tally::new(record, begun, bodiless, &response)));
                 let given = Some(Instant::now());
                 *lock(&progress) = Progress { handover, given, unframed, upload, ..Progress::new(true, patience) };
                 Ok(response.map(|body| Watched { body, progress, tally }))
@@ -82,11 +88,13 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
     let mut connection = builder
         .timer(TokioTimer::new())
         .header_read_timeout(listener.head_timeout)
+        // The buffer grows in powers of two: alone, it lets heads in that are nearly twice as long.
+        .max_header_size(listener.head_bytes_max)
         .max_buf_size(listener.head_bytes_max.max(HEAD_BUFFER_MIN))
         // Names keep the upstream's spelling; those that we add look like the RFC's.
         .preserve_header_case(true)
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Held { stream, end: end.clone() }), service);
     let drain = current.load().drain.clone();
     let mut begun = pin!(drain.begun());
     let mut closed = pin!(closed.cancelled());
@@ -96,7 +104,7 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
         if !told {
             let (closed, begun) = (closed.as_mut().poll(cx).is_ready(), begun.as_mut().poll(cx).is_ready());
             let asked = (closed || begun) && lock(&progress).asked;
-            if asked {
+            if asked || end.is_held() {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
             } else if closed {
@@ -107,6 +115,10 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
         }
         if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
             return Poll::Ready(Some(result));
+        }
+        // hyper read before it answered, and has to be told that it may read, or need not, once more.
+        if end.is_let_go() || (end.is_held() && !told) {
+            cx.waker().wake_by_ref();
         }
         loop {
             // Read after the poll, which may have brought an answer.
@@ -124,7 +136,7 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
     })
     .await;
     let parts = connection.into_parts();
-    let stream = parts.io.into_inner();
+    let stream = parts.io.into_inner().stream;
     let (handover, unframed) = {
         let mut progress = lock(&progress);
         (progress.handover.take(), progress.unframed)
@@ -208,20 +220,24 @@ struct Tally {
     begun: Instant,
     status: StatusCode,
     bytes: u64,
+    /// `Content-Length`: hyper asks for no more than that, so that a body which does not know its end is never seen to end.
+    length: Option<u64>,
     whole: bool,
 }
 
 impl Tally {
-    fn new(record: log::Request, begun: Instant, bodiless: bool, status: StatusCode) -> Self {
-        Tally { record, begun, status, bytes: 0, whole: bodiless }
+    fn new(record: log::Request, begun: Instant, bodiless: bool, response: &Response<Body>) -> Self {
+        let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        Tally { record, begun, status: response.status(), bytes: 0, length, whole: bodiless }
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
         let Some(tally) = self.tally.take() else { return };
-        let whole = tally.whole || hyper::body::Body::is_end_stream(&self.body);
-        let (status, bytes) = (tally.status.as_u16(), tally.bytes);
+        let sent = tally.length == Some(tally.bytes);
+        let whole = tally.whole || sent || hyper::body::Body::is_end_stream(&self.body);
+        let (status, bytes) = (Some(tally.status.as_u16()), tally.bytes);
         tally.record.answered(Answered { status, bytes, whole, duration: tally.begun.elapsed() });
     }
 }

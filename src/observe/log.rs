@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
@@ -222,7 +222,7 @@ pub fn refused(refused: &Refused<'_>) {
     );
 }
 
-/// A plain request that gets an answer, ours or its upstream's.
+/// A plain request, answered by us or by its upstream.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub route: Box<str>,
@@ -238,7 +238,8 @@ pub struct Request {
 /// What was answered to it.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered {
-    pub status: u16,
+    /// `None` when the client left before there was one.
+    pub status: Option<u16>,
     /// Of the body.
     pub bytes: u64,
     /// All of it was there to be sent.
@@ -254,7 +255,7 @@ impl Request {
 
     /// The record, when the answer is over. What failed is never sampled away.
     pub fn answered(&self, answer: Answered) {
-        let failed = answer.status >= 400 || !answer.whole;
+        let failed = answer.status.is_some_and(|status| status >= 400) || !answer.whole;
         if !(self.leaves.access.requests && (self.leaves.sampled || failed)) {
             return;
         }
@@ -273,6 +274,26 @@ impl Request {
             trace = self.trace.id().map(tracing::field::display),
             "request"
         );
+    }
+}
+
+/// Waits for the answer to a request. A client that leaves meanwhile ends the wait, by a drop: that is in its record.
+pub async fn unless_left<T>(record: Option<Request>, answer: impl Future<Output = T>) -> (T, Option<Request>) {
+    let mut left = Left { record, begun: Instant::now() };
+    let answer = answer.await;
+    (answer, left.record.take())
+}
+
+struct Left {
+    record: Option<Request>,
+    begun: Instant,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if let Some(record) = &self.record {
+            record.answered(Answered { status: None, bytes: 0, whole: false, duration: self.begun.elapsed() });
+        }
     }
 }
 

@@ -171,7 +171,7 @@ pub fn decide<'a>(
             access().map_err(|refusal| denied(Check::Access, refusal))?;
             return Ok(Decision::Respond(route, respond));
         }
-        Target::Page(_) | Target::Files(_) if handshake::tries_upgrade(parts) => {
+        Target::Page(_) | Target::Files(_) if handshake::tries_websocket(parts) => {
             return Err(denied(Check::Route, Refusal::NoRoute));
         }
         Target::Page(page) => {
@@ -182,7 +182,10 @@ pub fn decide<'a>(
         Target::Files(folder) => {
             admit(parts, route, visitor, &client, keys, watch)?;
             let below = files::below(route, parts).map_err(|refusal| denied(Check::Route, refusal))?;
-            return Ok(Decision::File(route, folder, below));
+            return Ok(match redirect::slash(route, &parts.uri) {
+                Some(location) => Decision::Redirect(route, location, redirect::SLASH_STATUS),
+                None => Decision::File(route, folder, below),
+            });
         }
     };
     // Browsers send Origin with plain requests, too (RFC 6454 section 7.3); what it means there is the service's matter.

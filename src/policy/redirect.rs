@@ -4,12 +4,16 @@
 
 use http::{HeaderValue, StatusCode, Uri};
 
-use crate::config::model::Location;
+use super::route;
+use crate::config::model::{Location, Route};
 use crate::proto::fields::Host;
 use crate::proto::refusal::Refusal;
 
 /// Permanent, and the method stays (RFC 9110 section 15.4.9).
 pub const HTTPS_STATUS: StatusCode = StatusCode::PERMANENT_REDIRECT;
+
+/// What the redirects of folders have that lie in a folder that is served.
+pub const SLASH_STATUS: StatusCode = StatusCode::TEMPORARY_REDIRECT;
 
 /// `redirect = "https"`.
 pub fn https() -> Location {
@@ -33,6 +37,18 @@ pub fn location(to: &Location, host: &Host, uri: &Uri) -> Result<HeaderValue, Re
         append_ascii(&mut text, target);
     }
     HeaderValue::try_from(text).map_err(|_| Refusal::TargetMalformed)
+}
+
+/// From the path of a route to the folder that it serves: the links of an index.html are relative to the slash. The path is
+/// the configuration's, for `//host` would be one.
+pub fn slash(route: &Route, uri: &Uri) -> Option<HeaderValue> {
+    let query = route::rest(route, uri.path_and_query().map_or("/", |target| target.as_str()));
+    if route.path_exact || !(query.is_empty() || query.starts_with('?')) {
+        return None;
+    }
+    let mut text = format!("{}/", route.path);
+    append_ascii(&mut text, query);
+    HeaderValue::try_from(text).ok()
 }
 
 /// A URI is ASCII (RFC 3986 section 2), but some clients send letters beyond it as they are.

@@ -130,12 +130,22 @@ pub fn set_cookie(cookie: &StickyCookie, sealed: &str, secure: bool) -> HeaderVa
     HeaderValue::try_from(text).expect("name and path of a configured cookie are visible characters")
 }
 
-/// Whether shared caches may keep an answer (RFC 9111 section 5.2.2): a cookie in it would be everybody's.
+/// Whether an answer is meant for shared caches (RFC 9111 section 5.2.2): a cookie in it would be everybody's.
 pub fn is_shared(answer: &HeaderMap) -> bool {
     let is_public = |directive: &[u8]| {
         directive.eq_ignore_ascii_case(b"public") || directive.to_ascii_lowercase().starts_with(b"s-maxage")
     };
     grammar::members(answer, CACHE_CONTROL).any(is_public)
+}
+
+/// Keeps an answer that has the cookie from shared caches: they may keep others than those that are meant for them, and no
+/// cookie hinders them (RFC 9111 sections 3 and 7.3).
+pub fn keep_private(answer: &mut HeaderMap) {
+    let is_kept =
+        |directive: &[u8]| directive.eq_ignore_ascii_case(b"private") || directive.eq_ignore_ascii_case(b"no-store");
+    if !grammar::members(answer, CACHE_CONTROL).any(is_kept) {
+        answer.append(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
 }
 
 /// The session of Engine.IO that a request belongs to.

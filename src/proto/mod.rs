@@ -7,6 +7,7 @@ pub mod frame;
 pub mod handshake;
 pub mod plain;
 pub mod proxy;
+pub mod range;
 pub mod refusal;
 pub mod scan;
 pub mod trace;
