@@ -105,15 +105,15 @@ pub enum Verdict {
 /// When the question is none; see [`BadQuestion`].
 pub fn explain(config: &Config, question: &Question) -> Result<Explanation, BadQuestion> {
     let uri: Uri = question.url.parse().map_err(|_| BadQuestion::Url(question.url.clone()))?;
-    let (tls, upgrade) = match uri.scheme_str() {
+    let (secure, upgrade) = match uri.scheme_str() {
         Some("ws") => (false, true),
         Some("wss") => (true, true),
         Some("http") => (false, false),
         Some("https") => (true, false),
         scheme => return Err(BadQuestion::Scheme(scheme.unwrap_or_default().to_owned())),
     };
-    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let listener = listener(config, question.listener.as_deref(), port, tls)?;
+    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let listener = listener(config, question.listener.as_deref(), port, secure)?;
     let mut parts = head(&uri, upgrade, question)?;
     let keyrings = Keyrings::load(config).map_err(|(file, source)| BadQuestion::Keys { file, source })?;
     let address = match listener.address {
@@ -121,8 +121,7 @@ pub fn explain(config: &Config, question: &Question) -> Result<Explanation, BadQ
         ListenerAddress::Unix(_) => Address::Local,
     };
     let peer = Peer::new(address, &listener.trusted_proxies);
-    // What came is what the listener speaks, also where a URL of `https` was asked for: TLS may end in front of it.
-    let visitor = Visitor { peer, secure: listener.tls.is_some(), listener: Arc::new(listener.clone()) };
+    let visitor = Visitor { peer, secure, listener: Arc::new(listener.clone()) };
     if let Some(why) = closed(listener, &peer) {
         let findings = listener_and_client(&visitor, peer.address, "");
         return Ok(Explanation { findings: findings.0, verdict: Verdict::Closed(why) });

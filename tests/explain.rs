@@ -480,28 +480,6 @@ fn what_is_no_question_is_told_with_the_next_step() {
     }
 }
 
-/// The URL's scheme is what the client sees; a listener behind a proxy that ends TLS learns it from that alone.
-#[test]
-fn a_listener_without_tls_is_not_taken_for_one_with_it() {
-    let text = "[[listener]]\naddress = \"127.0.0.1:8080\"\ntrusted_proxies = [\"10.0.0.1\"]\n\n\
-                [[route]]\nupstream = \"app\"\n\n[upstream.app]\nservers = [\"ws://127.0.0.1:9000\"]\n";
-    let config = config::parse(text, Path::new("config.toml")).expect("it is right").config;
-    let opens = |headers: &[&str]| {
-        let question = Question {
-            url: "wss://a.test/".to_owned(),
-            method: http::Method::GET,
-            origin: Some("https://a.test".to_owned()),
-            from: [10, 0, 0, 1].into(),
-            headers: headers.iter().map(|&line| line.to_owned()).collect(),
-            subprotocols: Vec::new(),
-            listener: Some("127.0.0.1:8080".to_owned()),
-        };
-        matches!(explain(&config, &question).expect("a question").verdict, Verdict::Upstream(_))
-    };
-    assert!(!opens(&[]), "the page's scheme is another one");
-    assert!(opens(&["X-Forwarded-Proto: https"]));
-}
-
 #[test]
 fn the_example_of_the_readme_is_what_it_prints() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
