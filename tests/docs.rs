@@ -136,7 +136,7 @@ macro_rules! every_refusal {
 
 every_refusal! {
     HeadMalformed, HeadTooLarge, HeadTimeout, HostMissing, HostRepeated, HostMalformed, HostMismatch,
-    TargetMalformed, TargetTooLong, PathDotSegment, PathBackslash, PathControl, PathEncodedSlash, NoRoute, PageMethod,
+    TargetMalformed, TargetTooLong, TargetUnsecured, PathDotSegment, PathBackslash, PathControl, PathEncodedSlash, NoRoute, PageMethod,
     FileNotFound, FileUnreadable, Method,
     HttpVersion, HasBody, NotAnUpgrade, ConnectionLacksUpgrade, Version, KeyMissing,
     KeyRepeated, KeyMalformed, SubprotocolsMalformed, SubprotocolRepeated, Trace, TransferCoding, BodyMalformed,

@@ -146,6 +146,28 @@ fn paths_that_can_be_read_in_two_ways_are_refused() {
     }
 }
 
+/// RFC 9110 section 7.4.
+#[test]
+fn a_target_of_https_needs_tls_here_or_in_front() {
+    let (upstream, seen) = agreeing();
+    let gateway = Gateway::start(&config(upstream, "", NO_LIMITS));
+    for target in ["https://localhost:443/x", "wss://localhost:443/x"] {
+        let told = Head::new(target).set("Host: localhost:443").with("X-Forwarded-Proto: https");
+        assert_eq!(told.ask(gateway.address()).status(), 421, "{target}");
+        assert!(gateway.log("target_unsecured").contains("status=421"));
+    }
+    assert_eq!(seen.connections(), 0);
+    let behind = config(upstream, "", NO_LIMITS).replacen(
+        "[[listener]]\n",
+        "[[listener]]\ntrusted_proxies = [\"127.0.0.1\"]\n",
+        1,
+    );
+    let behind = Gateway::start(&behind);
+    let request = Head::new("https://localhost/x");
+    assert_eq!(request.ask(behind.address()).status(), 421, "it says nothing of TLS");
+    assert!(request.with("X-Forwarded-Proto: https").opens(behind.address()));
+}
+
 #[test]
 fn an_absolute_target_must_name_the_host() {
     let (upstream, seen) = agreeing();
@@ -529,6 +551,30 @@ fn an_upstreams_own_refusal_reaches_the_client() {
         }
         let record = gateway.log("upstream_refused");
         assert!(record.contains(&format!("status={expected}")) && record.contains(&format!("{upstream}")), "{record}");
+    }
+}
+
+/// What the client could not read is not the upstream's refusal: RFC 9110 section 8.6, RFC 9112 section 6.1.
+#[test]
+fn a_refusal_whose_end_nobody_can_tell_is_a_502() {
+    #[rustfmt::skip]
+    let rows = [
+        ("Content-Length: 2, 2", "no", 403),
+        ("Content-Length: 2\r\nContent-Length: 2", "no", 403),
+        ("Content-Length: 2, 3", "no", 502),
+        ("Transfer-Encoding: gzip, chunked", "2\r\nno\r\n0\r\n\r\n", 502),
+        ("Transfer-Encoding: gzip", "no", 502),
+    ];
+    for (field, body, expected) in rows {
+        let (upstream, _) = answering(move |_| format!("HTTP/1.1 403 No\r\n{field}\r\n\r\n{body}").into());
+        let gateway = Gateway::start(&config(upstream, "", NO_LIMITS));
+        let reply = Head::new("/").ask(gateway.address());
+        assert_eq!(reply.status(), expected, "{field}: {reply:?}");
+        if expected == 403 {
+            assert_eq!((reply.all("content-length"), reply.text()), (vec!["2".to_owned()], "no".to_owned()), "{field}");
+        } else {
+            gateway.log("reason=\"upstream_bad_answer\"");
+        }
     }
 }
 

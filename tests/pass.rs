@@ -13,7 +13,7 @@ use proptest::sample::select;
 use proptest::test_runner::{Config as Runs, TestRunner};
 use support::client::{Peer, TEXT, masked};
 use support::gateway::{Gateway, config};
-use support::http::{Head, Reply, ask, status};
+use support::http::{Head, Reply, ask, reply, status};
 use support::tls::{self, Authority};
 use support::upstream::{answering, field, serve, serve_tls, switching};
 use support::{PATIENCE, eventually};
@@ -102,7 +102,8 @@ fn a_request_and_its_answer_pass_with_our_fields() {
             "POST //a/%7Eb?q=%2F..&x",
             "x-Custom: 1\r\nCookie: s=1\r\nContent-Length: 4\r\nConnection: X-Named, keep-alive\r\nX-Named: 1\r\n\
              Keep-Alive: 5\r\nTE: gzip\r\nTrailer: x\r\nProxy-Authorization: x\r\nX_Forwarded_For: 6.6.6.6\r\n\
-             X-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nContent_Length: 9\r\n\
+             X-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nCF-Connecting-IP: 6.6.6.6\r\nClient_IP: 6.6.6.6\r\nFront-End-Https: on\r\n\
+             Forwarded: for=6.6.6.6\r\nContent_Length: 9\r\n\
              Origin: https://evil.test\r\nExpect: nonsense\r\n",
         )
         .as_bytes(),
@@ -140,6 +141,9 @@ fn a_request_and_its_answer_pass_with_our_fields() {
         "proxy-authorization",
         "x_forwarded_for",
         "x-real-ip",
+        "cf-connecting-ip",
+        "client_ip",
+        "front-end-https",
         "content_length",
         "expect",
         "connection",
@@ -147,6 +151,17 @@ fn a_request_and_its_answer_pass_with_our_fields() {
         "transfer-encoding",
     ] {
         assert_eq!(field(&head, gone), None, "{gone}: {head}");
+    }
+}
+
+#[test]
+fn via_names_the_version_in_which_a_request_came() {
+    let (upstream, seen) = answering(|_| OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").into());
+    let gateway = gateway(upstream, "");
+    for version in ["1.0", "1.1"] {
+        let text = request("GET /", "Connection: close\r\n").replace("HTTP/1.1", &format!("HTTP/{version}"));
+        assert_eq!(ask(gateway.address(), text.as_bytes()).status(), 200);
+        assert_eq!(field(&seen.last(), "via"), Some(format!("{version} tidegate")));
     }
 }
 
@@ -429,6 +444,58 @@ fn answers_pass_as_they_are() {
     }
 }
 
+/// RFC 9110 section 8.6: a list passes as the one number that it repeats, and what is no number not at all.
+#[test]
+fn lengths_that_an_upstream_made_up_do_not_reach_the_client() {
+    #[rustfmt::skip]
+    let rows = [
+        ("the same twice", "Content-Length: 2, 2", Some("2")),
+        ("the same on two lines", "Content-Length: 2\r\nContent-Length: 2", Some("2")),
+        ("two in a list", "Content-Length: 2, 3", None),
+        ("two on two lines", "Content-Length: 2\r\nContent-Length: 3", None),
+        ("a word", "Content-Length: abc", None),
+        ("negative", "Content-Length: -5", None),
+        ("a coding that nobody decodes", "Transfer-Encoding: gzip, chunked", None),
+    ];
+    for (name, fields, expected) in rows {
+        let (upstream, connections) = played();
+        let gateway = gateway(upstream, "");
+        for (method, body) in [("GET", "ok"), ("HEAD", "")] {
+            let mut peer = Peer::connect(gateway.address());
+            peer.write(request(&format!("{method} /"), "Connection: close\r\n").as_bytes());
+            let mut server = next(&connections);
+            server.head();
+            server.write(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{fields}\r\n\r\n{body}").as_bytes());
+            let reply = reply(&mut peer);
+            match expected {
+                Some(length) => {
+                    assert_eq!((reply.status(), reply.text().as_str()), (200, body), "{name}, {method}: {reply:?}");
+                    assert_eq!(reply.all("content-length"), [length], "{name}, {method}");
+                }
+                None => {
+                    assert_eq!(reply.status(), 502, "{name}, {method}: {reply:?}");
+                    gateway.log("reason=\"upstream_bad_answer\"");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_upstreams_426_says_what_it_requires() {
+    let (upstream, _) = answering(|_| {
+        b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: foo/2\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nno"
+            .to_vec()
+    });
+    let gateway = gateway(upstream, "");
+    for text in [request("GET /", "Connection: close\r\n"), Head::new("/").text()] {
+        let reply = ask(gateway.address(), text.as_bytes());
+        assert_eq!((reply.status(), reply.text().as_str()), (426, "no"), "{reply:?}");
+        assert_eq!(reply.all("upgrade"), ["foo/2"], "{reply:?}");
+        assert!(reply.all("connection").iter().any(|value| value.starts_with("Upgrade")), "{reply:?}");
+    }
+}
+
 // Streaming.
 
 #[test]
@@ -502,6 +569,106 @@ fn an_upload_arrives_while_it_is_sent_and_so_does_its_answer() {
     assert_eq!(peer.chunk(), None);
 }
 
+/// RFC 9110 section 7.5: the answer may come before the request has ended, also all of it.
+#[test]
+fn an_upload_goes_on_behind_an_answer_that_came_early() {
+    let (upstream, connections) = played();
+    let gateway = gateway(upstream, "body_timeout = \"500ms\"");
+    let mut peer = Peer::connect(gateway.address());
+    peer.write(request("POST /up", "Content-Length: 10\r\n").as_bytes());
+    let mut server = next(&connections);
+    server.head();
+    server.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 3\r\n\r\nyes");
+    let reply = answer(&mut peer);
+    assert_eq!((reply.status(), reply.text().as_str()), (202, "yes"));
+    assert!(reply.all("connection").is_empty(), "{reply:?}");
+    // For longer than `body_timeout` in all, but the client is never silent for so long.
+    for byte in b"0123456789" {
+        peer.write(&[*byte]);
+        assert_eq!(server.bytes(1), [*byte]);
+        assert!(server.within(Duration::from_millis(100)).is_empty());
+    }
+    // Both connections are good for more.
+    peer.write(request("POST /more", "Transfer-Encoding: chunked\r\n").as_bytes());
+    server.head();
+    server.write(b"HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(status(&peer.head()), 204);
+    let block = vec![b'x'; 64 * 1024];
+    for _ in 0..50 {
+        peer.write(format!("{:x}\r\n", block.len()).as_bytes());
+        peer.write(&block);
+        peer.write(b"\r\n");
+    }
+    peer.write(b"0\r\n\r\n");
+    let mut received = 0;
+    while let Some(chunk) = server.chunk() {
+        received += chunk.len();
+    }
+    assert_eq!((received, server.line().as_str()), (50 * block.len(), ""));
+    peer.write(get("/last").as_bytes());
+    server.head();
+    server.write(OK.as_bytes());
+    assert_eq!(answer(&mut peer).text(), "ok");
+    assert!(connections.try_recv().is_err());
+}
+
+/// Neither a client that stops, nor one that leaves, nor a server that takes nothing keeps it alive.
+#[test]
+fn an_upload_behind_its_answer_ends_in_time() {
+    let (upstream, connections) = played();
+    let gateway = gateway(upstream, "body_timeout = \"300ms\"\nrequest_timeout = \"300ms\"");
+    let begin = || {
+        let mut peer = Peer::connect(gateway.address());
+        peer.write(request("POST /up", &format!("Content-Length: {LARGE}\r\n")).as_bytes());
+        let mut server = next(&connections);
+        server.head();
+        server.write(OK.as_bytes());
+        assert_eq!(answer(&mut peer).text(), "ok");
+        (peer, server)
+    };
+    let (mut peer, mut server) = begin();
+    assert_eq!((server.rest().len(), peer.rest().len()), (0, 0), "a client that stops");
+    let (peer, mut server) = begin();
+    drop(peer);
+    assert_eq!(server.rest().len(), 0, "a client that leaves");
+    let (mut peer, server) = begin();
+    let block = vec![b'x'; 1024 * 1024];
+    let mut written = 0;
+    while peer.try_write(&block).is_ok() {
+        written += block.len();
+        assert!(written < LARGE, "a server that takes nothing");
+    }
+    drop(server);
+}
+
+/// RFC 9112 section 9.6: where the rest of an upload is not read, the connection ends, and says so.
+#[test]
+fn an_answer_that_cuts_its_upload_says_that_the_connection_ends() {
+    #[rustfmt::skip]
+    let rows = [
+        ("the server will close", "", "HTTP/1.1 413 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno"),
+        ("HTTP/1.0", "", "HTTP/1.0 413 No\r\nContent-Length: 2\r\n\r\nno"),
+        ("it ends with the connection", "", "HTTP/1.1 413 No\r\n\r\nno"),
+        ("held back", "Expect: 100-continue\r\n", "HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno"),
+    ];
+    for (name, fields, text) in rows {
+        let (upstream, connections) = played();
+        let gateway = gateway(upstream, "");
+        let mut peer = Peer::connect(gateway.address());
+        peer.write(request("POST /up", &format!("{fields}Content-Length: 10\r\n")).as_bytes());
+        let mut server = next(&connections);
+        server.head();
+        server.write(text.as_bytes());
+        // The others end without waiting for that.
+        if name == "it ends with the connection" {
+            server.finish();
+        }
+        let reply = reply(&mut peer);
+        assert_eq!(reply.all("connection"), ["close"], "{name}: {reply:?}");
+        assert!(reply.text().contains("no"), "{name}: {reply:?}");
+    }
+}
+
 #[test]
 fn trailers_pass_both_ways_and_only_such_as_may() {
     let (upstream, connections) = played();
@@ -509,7 +676,7 @@ fn trailers_pass_both_ways_and_only_such_as_may() {
     let mut peer = Peer::connect(gateway.address());
     let fields = "TE: trailers\r\nConnection: TE\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X-Forwarded-For\r\n";
     peer.write(request("POST /up", fields).as_bytes());
-    peer.write(b"3\r\none\r\n0\r\nX-Sum: 1\r\nX-Forwarded-For: 6.6.6.6\r\nContent-Length: 9\r\n\r\n");
+    peer.write(b"3\r\none\r\n0\r\nX-Sum: 1\r\nX-Other: 3\r\nX-Forwarded-For: 6.6.6.6\r\nContent-Length: 9\r\n\r\n");
     let mut server = next(&connections);
     let head = server.head();
     assert_eq!(field(&head, "te").as_deref(), Some("trailers"), "{head}");

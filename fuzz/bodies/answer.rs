@@ -45,9 +45,11 @@ pub fn run(data: &[u8]) {
         }
     }
     let mut refusal = parts.headers.clone();
-    refusal_headers(&mut refusal);
+    refusal_headers(parts.status, &mut refusal);
     no_neighbours(&refusal, &parts.headers);
-    assert!(!refusal.contains_key("connection") && !refusal.contains_key("upgrade"));
+    let required = members(&refusal, "upgrade");
+    assert!(required.is_empty() || parts.status == 426, "RFC 9110 section 15.5.22");
+    assert_eq!(refusal.contains_key("connection"), refusal.contains_key("upgrade"), "RFC 9110 section 7.8");
     assert!(
         !(parts.headers.contains_key("transfer-encoding") && refusal.contains_key("content-length")),
         "RFC 9112 section 6.3"

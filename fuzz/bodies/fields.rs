@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{StatusCode, Version};
 use tidegate::config::model::TrustedProxies;
 use tidegate::policy::client::{Address, Peer, identify};
 use tidegate::proto::fields::{
@@ -36,7 +37,7 @@ pub fn run(data: &[u8]) {
         2 | 3 => {
             let framing =
                 [Framing::Empty, Framing::Length(7), Framing::Chunked][usize::from(way >> 2 & 1) + usize::from(is(1))];
-            plain_headers(&mut out, &hop, None, framing);
+            plain_headers(&mut out, Version::HTTP_11, &hop, None, framing);
             request(&came, &out, &hop, false);
             assert!(!out.contains_key("upgrade"));
             let lengths: Vec<_> = out.get_all("content-length").iter().collect();
@@ -48,7 +49,7 @@ pub fn run(data: &[u8]) {
             }
         }
         4 => {
-            plain_answer_headers(&mut out);
+            plain_answer_headers(StatusCode::OK, &mut out);
             assert!(!out.contains_key("connection") && !out.contains_key("upgrade") && !out.contains_key("alt-svc"));
             no_hops(&came, &out, &["trailer"]);
             kept(&came, &out, |name| ["trailer", "content-length", "alt-svc"].contains(&name));
@@ -86,7 +87,15 @@ fn fold(name: &HeaderName) -> String {
 fn is_told(folded: &str) -> bool {
     let told = ["forwarded", "true-client-ip", "via", "x-client-ip", "x-cluster-client-ip", "x-original-host"];
     let more = ["x-original-url", "x-real-ip", "x-rewrite-url"];
-    told.contains(&folded) || more.contains(&folded) || folded.starts_with("x-forwarded-")
+    let products = "cf-connecting-ip cf-connecting-ipv6 cf-pseudo-ipv4 client-ip fastly-client-ip forwarded-for \
+                    front-end-https http-client-ip wl-proxy-client-cert wl-proxy-client-ip wl-proxy-ssl \
+                    x-appengine-user-ip x-azure-clientip x-client-cert x-envoy-external-address x-forwarded \
+                    x-original-forwarded-for x-originating-ip x-proxyuser-ip x-remote-addr x-remote-ip x-scheme \
+                    x-url-scheme";
+    told.contains(&folded)
+        || more.contains(&folded)
+        || products.split(' ').any(|name| name == folded)
+        || folded.starts_with("x-forwarded-")
 }
 
 fn is_hop(folded: &str) -> bool {

@@ -52,7 +52,7 @@ pub fn run(data: &[u8]) {
                 Decision::Plain(passage) => {
                     assert!(!handshake::tries_websocket(&came) && came.method != Method::TRACE);
                     let mut headers = parts.headers.clone();
-                    plain_headers(&mut headers, &passage.hop(&visitor), None, Framing::Chunked);
+                    plain_headers(&mut headers, came.version, &passage.hop(&visitor), None, Framing::Chunked);
                     assert_eq!(members(&headers, "transfer-encoding"), ["chunked"]);
                     assert!(!headers.contains_key("content-length") && !headers.contains_key("upgrade"));
                 }

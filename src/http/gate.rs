@@ -263,7 +263,9 @@ async fn websocket(
     let refused = |refusal, detail| Refusing::upstream(refusal, &server.text, detail);
     let (mut parts, opened) = match answer {
         Ok(Answer::Switched { parts, opened }) => (parts, opened),
-        Ok(Answer::Refused(response)) => {
+        Ok(Answer::Refused(mut response)) => {
+            plain::check_framing(response.headers_mut())
+                .map_err(|bad| refused(Refusal::UpstreamBadAnswer, Some(bad.to_string())))?;
             let refusal = Refusal::UpstreamRefused(response.status());
             return Err(Refusing { answer: Some(response), ..refused(refusal, None) });
         }
@@ -365,7 +367,7 @@ fn refuse(
     let response = match answer {
         Some(answer) => {
             let (mut parts, body) = answer.into_parts();
-            fields::refusal_headers(&mut parts.headers);
+            fields::refusal_headers(parts.status, &mut parts.headers);
             parts.version = Version::HTTP_11;
             Response::from_parts(parts, Either::Right(Either::Left(Either::Left(body))))
         }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::header::{ACCEPT_ENCODING, SET_COOKIE};
+use http::header::{ACCEPT_ENCODING, CONNECTION, HeaderValue, SET_COOKIE};
 use http::{Request, Response, Version, request};
 use hyper::body::{Body as _, Incoming};
 
@@ -53,17 +53,22 @@ pub async fn pass(
         Some(End::Broken) => Refusal::BodyMalformed.into(),
         _ => refused(error.refusal(), Some(log::chain(&error))),
     })?;
-    if plain::is_coded(response.headers()) {
+    if let Err(bad) = plain::check_framing(response.headers_mut()) {
         response.body_mut().forsake();
-        return Err(refused(Refusal::UpstreamBadAnswer, Some("its transfer coding is not chunked".to_owned())));
+        return Err(refused(Refusal::UpstreamBadAnswer, Some(bad.to_string())));
     }
     if let Some(lesson) = pool.lesson(&wish, &member) {
         response.body_mut().set_lesson(lesson);
     }
+    let cut = response.body().cuts_upload();
     live.metrics().passed(&passage.route.name, response.status().as_u16());
     response.body_mut().set_permit(permit);
     response.body_mut().set_idle_timeout(passage.rules.answer_idle_timeout);
-    fields::plain_answer_headers(response.headers_mut());
+    fields::plain_answer_headers(response.status(), response.headers_mut());
+    if cut {
+        // RFC 9112 section 9.6: then the client's connection ends, too, and it is told.
+        response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
+    }
     // What shared caches keep is for everybody; and nobody is to stay with a server that is down.
     if !sticky::is_shared(response.headers())
         && !tries::is_down(response.status())
@@ -73,7 +78,7 @@ pub async fn pass(
         sticky::keep_private(response.headers_mut());
     }
     *response.version_mut() = Version::HTTP_11;
-    response.extensions_mut().insert(Patience(passage.rules.body_timeout));
+    response.extensions_mut().insert(Patience { max: passage.rules.body_timeout, upload: course });
     if let Some(mut record) = record {
         record.upstream = Some(server.text.as_str().into());
         response.extensions_mut().insert(record);
@@ -96,7 +101,8 @@ fn request(
         None => Framing::Chunked,
     };
     let expects = framing != Framing::Empty && fields::is_continue(&parts.headers);
-    fields::plain_headers(&mut parts.headers, &passage.hop(visitor), passage.route.host_header.as_deref(), framing);
+    let host = passage.route.host_header.as_deref();
+    fields::plain_headers(&mut parts.headers, parts.version, &passage.hop(visitor), host, framing);
     trace.pass(&mut parts.headers);
     passage.route.request_headers.apply(&mut parts.headers);
     let upload = match framing {

@@ -29,6 +29,7 @@ use crate::policy::client::Peer;
 use crate::proto::refusal::Refusal;
 use crate::relay::session::Opened;
 use crate::relay::stream::{self, Stream};
+use crate::upstream::body::Course;
 
 /// hyper's own minimum.
 const HEAD_BUFFER_MIN: usize = 8192;
@@ -51,7 +52,7 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
     let Secured { stream, peer, place, pending, secure } = secured;
     let (listener, closed) = (door.listener.clone(), door.closed.clone());
     // hyper knows a deadline for heads alone: a client that never reads its answer would stay for ever.
-    let patience = Patience(2 * listener.head_timeout);
+    let patience = 2 * listener.head_timeout;
     let progress = Arc::new(Mutex::new(Progress::new(false, patience)));
     let end = Arc::new(End::default());
     let arrival = Arc::new(Arrival { peer, secure, door, pending: Mutex::new(Some(pending)), end: end.clone() });
@@ -67,11 +68,14 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
                 let unframed = request.version() == Version::HTTP_10;
                 *lock(&progress) = Progress { unframed, ..Progress::new(true, patience) };
                 let (mut response, handover) = gate::walk(request, &arrival, &live).await;
-                let patience = response.extensions_mut().remove().unwrap_or(patience);
+                let (patience, upload) = match response.extensions_mut().remove() {
+                    Some(Patience { max, upload }) => (max, Some(upload)),
+                    None => (patience, None),
+                };
                 let record = response.extensions_mut().remove::<log::Request>();
                 let tally = record.map(|record| Box::new(Tally::new(record, begun, bodiless, &response)));
                 let given = Some(Instant::now());
-                *lock(&progress) = Progress { handover, given, unframed, ..Progress::new(true, patience) };
+                *lock(&progress) = Progress { handover, given, unframed, upload, ..Progress::new(true, patience) };
                 Ok(response.map(|body| Watched { body, progress, tally }))
             }) as Pin<Box<dyn Future<Output = Result<Response<Watched>, Infallible>> + Send>>
         })
@@ -95,7 +99,7 @@ pub async fn connection(secured: Secured, door: Arc<Door>, current: Arc<Current>
     let mut begun = pin!(drain.begun());
     let mut closed = pin!(closed.cancelled());
     let mut told = false;
-    let mut timer = pin!(sleep(patience.0));
+    let mut timer = pin!(sleep(patience));
     let outcome = std::future::poll_fn(|cx| {
         if !told {
             let (closed, begun) = (closed.as_mut().poll(cx).is_ready(), begun.as_mut().poll(cx).is_ready());
@@ -164,9 +168,12 @@ fn cut(stream: &Stream, unframed: bool) {
     }
 }
 
-/// How long a client may take nothing of what it was given.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience(pub Duration);
+/// How long a client may take nothing of what it was given, when all of its request is there.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    pub max: Duration,
+    pub upload: Arc<Course>,
+}
 
 /// What the requests of a connection have come to.
 struct Progress {
@@ -175,18 +182,27 @@ struct Progress {
     handover: Option<Handover>,
     /// Since when something is there for the client to take; `None` while an answer, or more of it, is in the making.
     given: Option<Instant>,
-    patience: Patience,
+    patience: Duration,
+    /// The body of the request, which may go on behind its answer.
+    upload: Option<Arc<Course>>,
     /// The request was HTTP/1.0, whose answers may end with the stream.
     unframed: bool,
 }
 
 impl Progress {
-    fn new(asked: bool, patience: Patience) -> Self {
-        Progress { asked, handover: None, given: None, patience, unframed: false }
+    fn new(asked: bool, patience: Duration) -> Self {
+        Progress { asked, handover: None, given: None, patience, upload: None, unframed: false }
     }
 
     fn due(&self) -> Option<Instant> {
-        self.given.map(|given| given + self.patience.0)
+        let given = self.given?;
+        let since = match &self.upload {
+            // It has clocks of its own.
+            Some(upload) if upload.is_under_way() => Instant::now(),
+            Some(upload) => upload.since().map_or(given, |since| given.max(since)),
+            None => given,
+        };
+        Some(since + self.patience)
     }
 }
 

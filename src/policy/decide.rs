@@ -143,13 +143,17 @@ pub fn decide<'a>(
 ) -> Result<Decision<'a>, Denied<'a>> {
     let denied = |check, refusal| Denied { check, refusal, route: None, key: None };
     let host = fields::host(parts).map_err(|refusal| denied(Check::Route, refusal))?;
+    let peer = visitor.peer.address.ip();
+    let hop = Hop { peer, trusted_peer: client.trusted_peer, tls: visitor.secure, host: &host };
+    let asked = || fields::asked(&parts.headers, &hop);
+    // RFC 9110 section 7.4.
+    if fields::is_https(&parts.uri) && !asked().secure {
+        return Err(denied(Check::Route, Refusal::TargetUnsecured));
+    }
     let route = route::find(routes, &host, parts).map_err(|refusal| denied(Check::Route, refusal))?;
     watch.passed(Check::Route, format_args!("{}", route.name));
     let denied = |check, refusal| Denied { check, refusal, route: Some(route), key: None };
     let access = || access::check(&visitor.listener.access, &route.access, client.address);
-    let peer = visitor.peer.address.ip();
-    let hop = Hop { peer, trusted_peer: client.trusted_peer, tls: visitor.secure, host: &host };
-    let asked = || fields::asked(&parts.headers, &hop);
     let redirected = |to, status| {
         access().map_err(|refusal| denied(Check::Access, refusal))?;
         let location =

@@ -11,16 +11,16 @@ pub(crate) mod testing;
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
 use http::header::{
     ALT_SVC, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
+use http::{HeaderMap, StatusCode, Version};
 
 pub(crate) use forwarded::told;
 pub use forwarded::{Asked, Hop, asked};
-pub use host::{Host, host};
+pub use host::{Host, host, is_https};
 
 use super::extensions::{self, Deflate};
 
@@ -46,6 +46,34 @@ const ASSERTED: [&str; 9] = [
     "x-original-url",
     "x-real-ip",
     "x-rewrite-url",
+];
+
+/// The same, of single products and frameworks. They pass from a trusted peer as they came and are never written by us, so
+/// an operator may set or remove them. A closed list: what is not here passes (decision 18).
+const BELIEVED: [&str; 23] = [
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
+    "client-ip",
+    "fastly-client-ip",
+    "forwarded-for",
+    "front-end-https",
+    "http-client-ip",
+    "wl-proxy-client-cert",
+    "wl-proxy-client-ip",
+    "wl-proxy-ssl",
+    "x-appengine-user-ip",
+    "x-azure-clientip",
+    "x-client-cert",
+    "x-envoy-external-address",
+    "x-forwarded",
+    "x-original-forwarded-for",
+    "x-originating-ip",
+    "x-proxyuser-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+    "x-scheme",
+    "x-url-scheme",
 ];
 
 /// Fields that `Connection` may not remove, beside every `Sec-WebSocket-*`: they are end-to-end (RFC 9110 section 7.6.1
@@ -74,7 +102,8 @@ pub struct Passed<'a> {
 /// `-Proto`, `-Host`, `Forwarded` and `Via` are written by us: behind what a trusted proxy sent, in place of what
 /// anybody else did.
 pub fn upstream_headers(headers: &mut HeaderMap, hop: &Hop<'_>, passed: &Passed<'_>) {
-    forward(headers, hop, passed.host);
+    // A handshake is HTTP/1.1, or refused.
+    forward(headers, Version::HTTP_11, hop, passed.host);
     remove_all(headers, |name| name.as_str().starts_with(SEC_WEBSOCKET) && !OF_THE_REQUEST.contains(name));
     headers.remove(EXPECT);
     headers.remove(CONTENT_LENGTH);
@@ -97,10 +126,10 @@ pub enum Framing {
 /// As for the upgrade request, but: `Content-Length` or `Transfer-Encoding` tells what our own leg carries, never both
 /// (RFC 9112 section 6.3); `TE: trailers` and `Trailer` pass, because trailers do; `Expect: 100-continue` passes where
 /// there is a body; no upgrade of any kind is asked for.
-pub fn plain_headers(headers: &mut HeaderMap, hop: &Hop<'_>, host: Option<&str>, framing: Framing) {
+pub fn plain_headers(headers: &mut HeaderMap, version: Version, hop: &Hop<'_>, host: Option<&str>, framing: Framing) {
     let trailers = grammar::holds_token(headers, TE, "trailers");
     let announced: Vec<HeaderValue> = headers.get_all(TRAILER).iter().cloned().collect();
-    forward(headers, hop, host);
+    forward(headers, version, hop, host);
     remove_all(headers, |name| name.as_str().starts_with(SEC_WEBSOCKET));
     if framing == Framing::Empty || !is_continue(headers) {
         headers.remove(EXPECT);
@@ -124,10 +153,10 @@ pub fn plain_headers(headers: &mut HeaderMap, hop: &Hop<'_>, host: Option<&str>,
 }
 
 /// Turns the fields of the upstream's answer to plain HTTP into those of ours.
-pub fn plain_answer_headers(headers: &mut HeaderMap) {
+pub fn plain_answer_headers(status: StatusCode, headers: &mut HeaderMap) {
     let announced: Vec<HeaderValue> = headers.get_all(TRAILER).iter().cloned().collect();
     let chunked = headers.contains_key(TRANSFER_ENCODING);
-    refusal_headers(headers);
+    refusal_headers(status, headers);
     if chunked {
         announce(headers, announced);
     }
@@ -140,7 +169,7 @@ pub fn plain_trailers(trailers: &mut HeaderMap) {
     remove_all(trailers, |name| {
         let folded = folded(name);
         is_lookalike(name)
-            || is_asserted(&folded)
+            || is_claim(&folded)
             || folded.starts_with(SEC_WEBSOCKET)
             || [HOST, ORIGIN, CONTENT_LENGTH, EXPECT].contains(name)
     });
@@ -159,18 +188,20 @@ fn announce(headers: &mut HeaderMap, trailers: Vec<HeaderValue>) {
 }
 
 /// What every request of ours has in common: stripped, then Host, our own element of the way, and Via.
-fn forward(headers: &mut HeaderMap, hop: &Hop<'_>, host: Option<&str>) {
+fn forward(headers: &mut HeaderMap, version: Version, hop: &Hop<'_>, host: Option<&str>) {
     let told = if hop.trusted_peer { told(headers) } else { forwarded::Told::default() };
     strip_hop_by_hop(headers);
     remove_all(headers, is_lookalike);
     if !hop.trusted_peer {
-        remove_all(headers, |name| is_asserted(name.as_str()));
+        remove_all(headers, |name| is_claim(name.as_str()));
     }
     if let Some(host) = host.and_then(|host| HeaderValue::from_str(host).ok()) {
         headers.insert(HOST, host);
     }
     forwarded::write(headers, hop, &told);
-    append_to_list(headers, VIA, b"1.1 tidegate");
+    // RFC 9110 section 7.6.3: the version in which it was received.
+    let via: &[u8] = if version == Version::HTTP_10 { b"1.0 tidegate" } else { b"1.1 tidegate" };
+    append_to_list(headers, VIA, via);
 }
 
 /// Turns the fields of the upstream's 101 into those of ours: end-to-end fields pass, also `Set-Cookie` and
@@ -185,7 +216,11 @@ pub fn answer_headers(headers: &mut HeaderMap) {
 }
 
 /// Turns the fields of an upstream's own refusal into those of ours.
-pub fn refusal_headers(headers: &mut HeaderMap) {
+pub fn refusal_headers(status: StatusCode, headers: &mut HeaderMap) {
+    let wanted: Vec<HeaderValue> = match status {
+        StatusCode::UPGRADE_REQUIRED => headers.get_all(UPGRADE).iter().cloned().collect(),
+        _ => Vec::new(),
+    };
     // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length; the latter must not be forwarded then.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
@@ -193,6 +228,13 @@ pub fn refusal_headers(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     // It would lead the client around the gateway.
     headers.remove(ALT_SVC);
+    // RFC 9110 section 15.5.22: a 426 says what is required; section 7.8: and Upgrade never goes without its option.
+    if !wanted.is_empty() {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+    for line in wanted {
+        headers.append(UPGRADE, line);
+    }
 }
 
 /// The name as an application may read it: CGI and its heirs turn every odd character into an underscore, so that
@@ -262,13 +304,18 @@ fn is_asserted(name: &str) -> bool {
     ASSERTED.contains(&name) || name.starts_with(X_FORWARDED)
 }
 
+/// Whether some application takes it for a proxy's word about the client.
+fn is_claim(name: &str) -> bool {
+    is_asserted(name) || BELIEVED.contains(&name)
+}
+
 /// Whether the name could be taken for one that we write, believe or decide by.
 fn is_lookalike(name: &HeaderName) -> bool {
     let Cow::Owned(folded) = folded(name) else {
         return false;
     };
     let end_to_end = [HOST, ORIGIN, CONTENT_LENGTH, EXPECT];
-    is_asserted(&folded)
+    is_claim(&folded)
         || is_hop_by_hop(&folded)
         || folded.starts_with(SEC_WEBSOCKET)
         || end_to_end.iter().any(|name| name.as_str() == folded)

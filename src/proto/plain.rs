@@ -1,6 +1,6 @@
 //! Plain HTTP: which requests may pass, and which may be sent a second time.
 
-use http::header::{ACCEPT, TRANSFER_ENCODING};
+use http::header::{ACCEPT, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, request};
 
 use super::fields::grammar;
@@ -22,6 +22,47 @@ pub fn check(parts: &request::Parts) -> Result<(), Refusal> {
 pub fn is_coded(headers: &HeaderMap) -> bool {
     let mut codings = grammar::members(headers, TRANSFER_ENCODING);
     codings.next().is_some_and(|coding| !coding.eq_ignore_ascii_case(b"chunked")) || codings.next().is_some()
+}
+
+/// Why nobody can tell where an answer ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadFraming {
+    #[error("its transfer coding is not chunked")]
+    Coded,
+    #[error("its Content-Length is not one number")]
+    Length,
+}
+
+/// Checks the framing of an upstream's answer, and leaves one `Content-Length` where the same one is repeated. hyper reads
+/// the field only where it needs it: never for HEAD, and it passes a list on as it came.
+///
+/// # Errors
+/// RFC 9110 section 8.6: another length than one number must not be forwarded. A transfer coding that we do not decode
+/// would reach the client unnamed (RFC 9112 section 6.1).
+pub fn check_framing(headers: &mut HeaderMap) -> Result<(), BadFraming> {
+    if is_coded(headers) {
+        return Err(BadFraming::Coded);
+    }
+    // RFC 9112 section 6.3: the coding overrides the length, which goes no further then.
+    if headers.contains_key(TRANSFER_ENCODING) || !headers.contains_key(CONTENT_LENGTH) {
+        return Ok(());
+    }
+    let length = length(headers).ok_or(BadFraming::Length)?;
+    headers.insert(CONTENT_LENGTH, length.into());
+    Ok(())
+}
+
+/// The length on which all lines and members agree. An empty member is none: unlike in other lists, nothing may be missing.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    let lines = headers.get_all(CONTENT_LENGTH).iter().map(|line| line.as_bytes());
+    let mut lengths = lines.flat_map(|line| line.split(|byte| *byte == b',')).map(|member| {
+        let digits = member.trim_ascii();
+        // `parse` would take a sign, too.
+        let text = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit))?;
+        text.parse().ok()
+    });
+    let first = lengths.next()??;
+    lengths.all(|length| length == Some(first)).then_some(first)
 }
 
 /// Whether a request does the same when it is done twice (RFC 9110 section 9.2.2).
@@ -73,6 +114,51 @@ mod tests {
             assert_eq!(check(&parts), expected, "{method} {codings:?}");
         }
     }
+
+    #[test]
+    fn lengths_and_codings_of_answers() {
+        use BadFraming::{Coded, Length};
+        #[rustfmt::skip]
+        let rows = [
+            ("none", &[][..], &[][..], Ok(None)),
+            ("one", &[], &["2"], Ok(Some("2"))),
+            ("nothing", &[], &["0"], Ok(Some("0"))),
+            ("the same in a list (RFC 9110 8.6)", &[], &["2, 2"], Ok(Some("2"))),
+            ("the same on two lines", &[], &["2", "2"], Ok(Some("2"))),
+            ("the same in other digits", &[], &["02,2"], Ok(Some("2"))),
+            ("two in a list", &[], &["2, 3"], Err(Length)),
+            ("two on two lines", &[], &["2", "3"], Err(Length)),
+            ("a list with a hole", &[], &["2,"], Err(Length)),
+            ("empty", &[], &[""], Err(Length)),
+            ("a word", &[], &["abc"], Err(Length)),
+            ("negative", &[], &["-5"], Err(Length)),
+            ("a sign", &[], &["+5"], Err(Length)),
+            ("a fraction", &[], &["5.0"], Err(Length)),
+            ("beyond 64 bits", &[], &["18446744073709551616"], Err(Length)),
+            ("chunked", &["chunked"], &[], Ok(None)),
+            ("chunked overrides the length (RFC 9112 6.3)", &["chunked"], &["abc"], Ok(Some("abc"))),
+            ("another coding", &["gzip"], &[], Err(Coded)),
+            ("another coding before chunked", &["gzip, chunked"], &[], Err(Coded)),
+            ("a coding and a length", &["gzip"], &["2"], Err(Coded)),
+        ];
+        for (name, codings, lengths, expected) in rows {
+            let mut headers = HeaderMap::new();
+            for coding in codings {
+                headers.append(TRANSFER_ENCODING, coding.parse().expect("a value"));
+            }
+            for length in lengths {
+                headers.append(CONTENT_LENGTH, length.parse().expect("a value"));
+            }
+            let checked = check_framing(&mut headers);
+            let left: Vec<&str> =
+                headers.get_all(CONTENT_LENGTH).iter().filter_map(|line| line.to_str().ok()).collect();
+            match expected {
+                Ok(expected) => assert_eq!((checked, left), (Ok(()), Vec::from_iter(expected)), "{name}"),
+                Err(bad) => assert_eq!(checked, Err(bad), "{name}"),
+            }
+        }
+    }
+
     #[test]
     fn who_wants_json() {
         let rows = [

@@ -40,6 +40,8 @@ pub enum Refusal {
     TargetMalformed,
     #[error("the request target is too long")]
     TargetTooLong,
+    #[error("the request target is `https`, and the request did not come over TLS")]
+    TargetUnsecured,
     #[error("the path has a dot segment: send the path that it stands for")]
     PathDotSegment,
     #[error("the path has a backslash")]
@@ -280,6 +282,7 @@ impl Refusal {
 
             Self::TargetMalformed => (S::BAD_REQUEST, "target_malformed", None),
             Self::TargetTooLong => (S::URI_TOO_LONG, "target_too_long", None),
+            Self::TargetUnsecured => (S::MISDIRECTED_REQUEST, "target_unsecured", None),
             Self::PathDotSegment => (S::BAD_REQUEST, "path_dot_segment", None),
             Self::PathBackslash => (S::BAD_REQUEST, "path_backslash", None),
             Self::PathControl => (S::BAD_REQUEST, "path_control", None),

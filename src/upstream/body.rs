@@ -12,9 +12,10 @@ use std::time::Duration;
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::kept::{Kept, Link};
+use super::kept::{self, Kept, Link};
 use super::sticky::Lesson;
 use crate::limits::Permit;
 use crate::proto::fields;
@@ -53,6 +54,9 @@ impl Upload {
     /// it ([`Course::wanted`]).
     pub fn new(source: Incoming, body_timeout: Duration, hold: bool, course: Arc<Course>) -> Self {
         let hold = hold.then(|| Hold { timer: Box::pin(sleep(CONTINUE)) });
+        if hold.is_none() {
+            course.wanted();
+        }
         Upload { source: Some(source), silence: Silence::new(Some(body_timeout)), course, hold }
     }
 
@@ -112,6 +116,12 @@ impl Body for Upload {
     }
 }
 
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.course.end(End::Dropped);
+    }
+}
+
 /// Holds a body back until the server has said 100, or has had the time to.
 #[derive(Debug)]
 struct Hold {
@@ -125,7 +135,11 @@ impl Hold {
             WANTED => Poll::Ready(()),
             // The server has answered without it.
             UNWANTED => Poll::Pending,
-            _ => self.timer.as_mut().poll(cx),
+            _ => {
+                ready!(self.timer.as_mut().poll(cx));
+                course.wanted();
+                Poll::Ready(())
+            }
         }
     }
 }
@@ -157,6 +171,8 @@ pub enum End {
     Silent,
     /// The client left, or sent what is no body.
     Broken,
+    /// Nobody takes more of it.
+    Dropped,
 }
 
 impl Default for Course {
@@ -176,7 +192,12 @@ impl Course {
         self.lock().end
     }
 
-    /// The server wants the body: it has sent a 100.
+    /// Whether more of it may come: it has not ended, and is not held back from a server that has answered without it.
+    pub fn is_under_way(&self) -> bool {
+        self.ended().is_none() && self.wanted.load(Ordering::Acquire) != UNWANTED
+    }
+
+    /// The server wants the body: it has sent a 100, or is not asked.
     pub fn wanted(&self) {
         self.decide(WANTED);
     }
@@ -203,8 +224,10 @@ impl Course {
 
     fn end(&self, end: End) {
         let mut state = self.lock();
-        state.since = Some(Instant::now());
-        state.end.get_or_insert(end);
+        if state.end.is_none() {
+            state.since = Some(Instant::now());
+            state.end = Some(end);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -212,8 +235,8 @@ impl Course {
     }
 }
 
-/// The body of an answer, with the connection on which it comes: when it ends whole the connection is kept, and when it is
-/// dropped before that the connection ends at once.
+/// The body of an answer, with the connection on which it comes: when it ends whole the connection is kept, once the server
+/// has the rest of the request, too; and when it is dropped before that the connection ends at once.
 #[derive(Debug)]
 pub struct Answer {
     source: Incoming,
@@ -221,20 +244,31 @@ pub struct Answer {
     link: Option<Link>,
     kept: Arc<Kept>,
     course: Arc<Course>,
+    patience: Option<Duration>,
+    last: bool,
     ended: bool,
     lesson: Option<Box<Lesson>>,
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
 }
 
 impl Answer {
-    pub(super) fn new(source: Incoming, link: Link, kept: Arc<Kept>, course: Arc<Course>) -> Self {
+    /// `patience`: how long the server may take nothing of the request. `last`: its connection ends behind the answer.
+    pub(super) fn new(
+        source: Incoming,
+        link: Link,
+        kept: Arc<Kept>,
+        course: Arc<Course>,
+        patience: Option<Duration>,
+        last: bool,
+    ) -> Self {
         let silence = Silence::new(None);
-        Answer { source, silence, link: Some(link), kept, course, ended: false, lesson: None, _permit: None }
+        let (link, ended) = (Some(link), false);
+        Answer { source, silence, link, kept, course, patience, last, ended, lesson: None, permit: None }
     }
 
-    /// The place with the server: it is held until the answer is gone.
+    /// The place with the server: it is held until the answer is gone, and all of the request.
     pub fn set_permit(&mut self, permit: Permit) {
-        self._permit = Some(permit);
+        self.permit = Some(permit);
     }
 
     /// How long the server may send nothing; `None`: for ever.
@@ -247,6 +281,11 @@ impl Answer {
         self.lesson = Some(Box::new(lesson));
     }
 
+    /// Whether the rest of the request will not be read: it is held back for good, or the connection ends here.
+    pub fn cuts_upload(&self) -> bool {
+        self.course.ended().is_none() && (self.last || !self.course.is_under_way())
+    }
+
     /// Gives the connection up: its next bytes belong to nobody.
     pub fn forsake(&mut self) {
         self.link = None;
@@ -256,11 +295,16 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         let whole = self.ended || self.source.is_end_stream();
-        if let Some(link) = self.link.take()
-            && whole
-            && self.course.ended() == Some(End::Whole)
-        {
+        let Some(link) = self.link.take().filter(|_| whole) else { return };
+        if self.course.ended() == Some(End::Whole) {
             self.kept.put(link);
+        } else if !self.last
+            && self.course.is_under_way()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            // RFC 9110 section 7.5: a server that has answered early may still want all of the request.
+            let (kept, course, permit) = (self.kept.clone(), self.course.clone(), self.permit.take());
+            runtime.spawn(kept::complete(link, kept, course, self.patience, permit));
         }
     }
 }

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::client::conn::http1::SendRequest;
@@ -24,6 +25,8 @@ use super::Pool;
 use super::body::{Answer, Course, Upload};
 use super::dial::{self, ANSWER_HEAD_BYTES, DialError};
 use super::member::Member;
+use crate::limits::Permit;
+use crate::proto::fields::grammar;
 use crate::proto::plain;
 use crate::relay::Stream;
 
@@ -131,7 +134,7 @@ pub(super) async fn send(
         let copy = repeatable.then(|| copy(&request));
         link.heard.store(false, Ordering::Relaxed);
         match exchange(&mut link, request, &course, patience).await {
-            Ok(response) => return Ok(answer(response, link, kept, course)?),
+            Ok(response) => return Ok(answer(response, link, kept, course, patience)?),
             Err(Failure::Late) => return Err(DialError::AnswerTimeout.into()),
             Err(Failure::Unsent(unsent)) => request = *unsent,
             Err(Failure::Broken(error)) => match copy {
@@ -149,7 +152,7 @@ pub(super) async fn send(
         Err(error) => return Err(Unanswered { error, unsent: Some(Box::new(request)) }),
     };
     match exchange(&mut link, request, &course, patience).await {
-        Ok(response) => Ok(answer(response, link, kept, course)?),
+        Ok(response) => Ok(answer(response, link, kept, course, patience)?),
         Err(Failure::Late) => Err(DialError::AnswerTimeout.into()),
         Err(Failure::Unsent(unsent)) => Err(Unanswered { error: DialError::Closed, unsent: Some(unsent) }),
         Err(Failure::Broken(error)) => Err(DialError::Http(error).into()),
@@ -187,21 +190,42 @@ async fn exchange(
     patience: Option<Duration>,
 ) -> Result<Response<Incoming>, Failure> {
     course.moved();
-    let mut sending = std::pin::pin!(link.sender.try_send_request(request));
-    let result = loop {
-        let Some(patience) = patience else { break sending.await };
-        // The client's time is not the server's.
-        let due = || course.since().unwrap_or_else(Instant::now) + patience;
-        match timeout_at(due(), sending.as_mut()).await {
-            Ok(result) => break result,
-            Err(_) if due() > Instant::now() => {}
-            Err(_) => return Err(Failure::Late),
-        }
-    };
+    let result = in_time(link.sender.try_send_request(request), course, patience).await.ok_or(Failure::Late)?;
     result.map_err(|mut failed| match failed.take_message() {
         Some(unsent) => Failure::Unsent(Box::new(unsent)),
         None => Failure::Broken(failed.into_error()),
     })
+}
+
+/// What `work` of a server comes to; `None`: it was the server's turn for longer than `patience`.
+async fn in_time<F: Future>(work: F, course: &Course, patience: Option<Duration>) -> Option<F::Output> {
+    let mut work = std::pin::pin!(work);
+    let Some(patience) = patience else { return Some(work.await) };
+    loop {
+        // The client's time is not the server's.
+        let due = || course.since().unwrap_or_else(Instant::now) + patience;
+        match timeout_at(due(), work.as_mut()).await {
+            Ok(result) => return Some(result),
+            Err(_) if due() > Instant::now() => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Waits until a server that has answered early has the rest of the request, too, and keeps the connection then. The
+/// clocks are those of before the answer: `patience` is the server's, and the body ends by itself when the client leaves or
+/// sends nothing for too long. `permit` is held for as long.
+pub(super) async fn complete(
+    mut link: Link,
+    kept: Arc<Kept>,
+    course: Arc<Course>,
+    patience: Option<Duration>,
+    permit: Option<Permit>,
+) {
+    if let Some(Ok(())) = in_time(link.sender.ready(), &course, patience).await {
+        kept.put(link);
+    }
+    drop(permit);
 }
 
 fn answer(
@@ -209,13 +233,22 @@ fn answer(
     link: Link,
     kept: &Arc<Kept>,
     course: Arc<Course>,
+    patience: Option<Duration>,
 ) -> Result<Response<Answer>, DialError> {
     // Nobody asked for it. What follows is no HTTP.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(DialError::Switched);
     }
     course.answered();
-    Ok(response.map(|source| Answer::new(source, link, kept.clone(), course)))
+    let last = is_last(&response);
+    Ok(response.map(|source| Answer::new(source, link, kept.clone(), course, patience, last)))
+}
+
+/// Whether the server's connection ends behind this answer (RFC 9112 section 9.3).
+fn is_last(response: &Response<Incoming>) -> bool {
+    let headers = response.headers();
+    let endless = response.body().size_hint().exact().is_none() && !headers.contains_key(TRANSFER_ENCODING);
+    endless || response.version() == Version::HTTP_10 || grammar::holds_token(headers, CONNECTION, "close")
 }
 
 /// The same request, which has no body.

@@ -61,6 +61,11 @@ fn target_host(uri: &Uri) -> Result<Option<(Host, u16)>, Refusal> {
     Ok(Some((named, port)))
 }
 
+/// Whether the target is in absolute form and asks for what is served over TLS alone (RFC 9110 section 4.2.2).
+pub fn is_https(uri: &Uri) -> bool {
+    matches!(uri.scheme_str(), Some("https" | "wss"))
+}
+
 impl Host {
     pub fn port_or(&self, default: u16) -> u16 {
         self.port.unwrap_or(default)

@@ -103,10 +103,14 @@ fn fields_that_pass_from_a_trusted_proxy_only() {
         "x-original-url: /admin", "x-rewrite-url: /admin", "x-original-host: evil.example", "x-forwarded-port: 443",
         "x-forwarded-prefix: /admin", "x-forwarded-server: a", "x-forwarded-client-cert: Subject=admin",
     ];
-    for line in rows {
+    let believed = BELIEVED.map(|name| format!("{name}: 10.0.0.1"));
+    for line in rows.into_iter().chain(believed.iter().map(String::as_str)) {
         let field = line.split(':').next().unwrap();
         assert!(!has(&forwarded_from(false, line), field), "{line}");
         assert!(has(&forwarded_from(true, line), field), "{line}");
+        let spelled = line.replacen('-', "_", 1);
+        let field = spelled.split(':').next().unwrap();
+        assert!(field == "via" || !has(&forwarded_from(true, &spelled), field), "{spelled}");
     }
 }
 
@@ -305,8 +309,30 @@ fn fields_of_the_upstreams_refusal() {
     ];
     for (name, sent, expected) in rows {
         let mut headers = lines(sent);
-        refusal_headers(&mut headers);
+        refusal_headers(StatusCode::FORBIDDEN, &mut headers);
         assert_eq!(text(&headers), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_426_keeps_what_it_requires() {
+    #[rustfmt::skip]
+    let rows = [
+        ("one", "connection: upgrade, close\nupgrade: websocket", vec!["connection: Upgrade", "upgrade: websocket"]),
+        ("two lines", "connection: Upgrade\nupgrade: a/1\nupgrade: b",
+            vec!["connection: Upgrade", "upgrade: a/1", "upgrade: b"]),
+        ("without its option", "upgrade: websocket", vec!["connection: Upgrade", "upgrade: websocket"]),
+        ("named by none", "connection: close", vec![]),
+    ];
+    for (name, sent, expected) in rows {
+        let (mut refusal, mut plain) = (lines(sent), lines(sent));
+        refusal_headers(StatusCode::UPGRADE_REQUIRED, &mut refusal);
+        plain_answer_headers(StatusCode::UPGRADE_REQUIRED, &mut plain);
+        assert_eq!(
+            (text(&refusal), text(&plain)),
+            (expected.iter().map(|&line| line.to_owned()).collect(), text(&refusal)),
+            "{name}"
+        );
     }
 }
 
@@ -340,14 +366,17 @@ fn fields_of_a_plain_request() {
                 x-forwarded-for: 192.0.2.1\nx-forwarded-host: example.com\nx-forwarded-proto: https";
     for (name, sent, framing, theirs) in rows {
         let mut headers = lines(&format!("host: example.com\n{sent}"));
-        plain_headers(&mut headers, &hop, None, framing);
+        plain_headers(&mut headers, Version::HTTP_11, &hop, None, framing);
         let mut expected: Vec<&str> = ours.split('\n').chain(theirs).collect();
         expected.sort_unstable();
         assert_eq!(text(&headers), expected, "{name}");
     }
     let mut headers = lines("host: example.com");
-    plain_headers(&mut headers, &hop, Some("inner.test:81"), Empty);
+    plain_headers(&mut headers, Version::HTTP_11, &hop, Some("inner.test:81"), Empty);
     assert_eq!((one(&headers, "host"), one(&headers, "x-forwarded-host")), ("inner.test:81", "example.com"));
+    let mut headers = lines("host: example.com");
+    plain_headers(&mut headers, Version::HTTP_10, &hop, None, Empty);
+    assert_eq!(one(&headers, "via"), "1.0 tidegate", "RFC 9110 section 7.6.3");
 }
 
 #[test]
@@ -362,7 +391,7 @@ fn fields_of_the_answer_to_a_plain_request() {
     ];
     for (name, sent, expected) in rows {
         let mut headers = lines(sent);
-        plain_answer_headers(&mut headers);
+        plain_answer_headers(StatusCode::OK, &mut headers);
         assert_eq!(text(&headers), expected, "{name}");
     }
 }

@@ -228,7 +228,7 @@ fn refusals() -> Vec<Refusal> {
     use Refusal as R;
     vec![
         R::HeadMalformed, R::HeadTooLarge, R::HeadTimeout, R::HostMissing, R::HostRepeated, R::HostMalformed,
-        R::HostMismatch, R::TargetMalformed, R::TargetTooLong, R::PathDotSegment, R::PathBackslash, R::PathControl, R::PathEncodedSlash,
+        R::HostMismatch, R::TargetMalformed, R::TargetTooLong, R::TargetUnsecured, R::PathDotSegment, R::PathBackslash, R::PathControl, R::PathEncodedSlash,
         R::NoRoute, R::PageMethod, R::FileNotFound, R::FileUnreadable, R::Method, R::HttpVersion, R::HasBody, R::NotAnUpgrade,
         R::ConnectionLacksUpgrade, R::Version, R::KeyMissing, R::KeyRepeated, R::KeyMalformed,
         R::SubprotocolsMalformed, R::SubprotocolRepeated, R::OriginNotAllowed, R::OriginMissing, R::OriginMalformed,
@@ -266,6 +266,7 @@ fn refusals_and_what_they_say() {
         (R::HeadTimeout, 408, None, ""),
         (R::HostMissing, 400, None, ""),
         (R::TargetTooLong, 414, None, ""),
+        (R::TargetUnsecured, 421, None, ""),
         (R::PathDotSegment, 400, None, ""),
         (R::NoRoute, 404, None, ""),
         (R::PageMethod, 405, None, "allow: GET, HEAD"),
