@@ -1034,6 +1034,63 @@ async fn a_peer_that_closes_while_messages_are_waited_for_is_the_cause() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_urgent_order_behind_a_patient_one_ends_a_message_at_once() {
+    for (cause, code) in [(Cause::AccessRevoked, 1008_u16), (Cause::UpstreamLost, 1011)] {
+        let relay = Relay::start(rules());
+        relay.client.send(&fragment(BINARY, false, true, b"one"));
+        calm().await;
+        relay.registry.end_all(patient());
+        calm().await;
+        relay.registry.end_all(cause);
+        calm().await;
+        relay.client.send(&fragment(CONTINUATION, false, true, b"two"));
+        calm().await;
+        assert_eq!(told(&relay.client)[0].1[..2], code.to_be_bytes(), "{cause:?}");
+        assert_eq!(told(&relay.upstream), [(BINARY, b"one".to_vec()), close(1001, GONE)], "{cause:?}");
+        let end = relay.end().await;
+        assert_eq!((end.cause, end.side), (cause, Side::Gateway));
+        assert!(end.duration < seconds(8), "{:?}", end.duration);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_urgent_order_behind_the_close_lets_nothing_more_pass() {
+    let relay = Relay::start(rules());
+    relay.registry.end_all(patient());
+    calm().await;
+    relay.client.send(&masked(TEXT, b"before"));
+    calm().await;
+    relay.registry.end_all(Cause::AccessRevoked);
+    calm().await;
+    relay.client.send(&masked(TEXT, b"behind"));
+    calm().await;
+    assert_eq!(told(&relay.client), [close(1012, GOODBYE)]);
+    assert_eq!(told(&relay.upstream), [(TEXT, b"before".to_vec()), close(1001, GONE)]);
+    let end = relay.hang_up().await;
+    assert_eq!((end.cause, end.client.sent), (Cause::Drain, Some(1012)), "what it was told stays the cause");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_less_patient_of_two_orders_counts() {
+    let order = |cause: Cause, patience| Order { patience: seconds(patience), ..cause.into() };
+    let [sooner, later] = [5, 20].map(|patience| order(Cause::RouteRemoved, patience));
+    for (second, cause, lasts) in [(sooner, Cause::RouteRemoved, 11), (later, Cause::Drain, 20)] {
+        let relay = Relay::start(rules());
+        relay.client.send(&fragment(BINARY, false, true, b"one"));
+        calm().await;
+        relay.registry.end_all(patient());
+        sleep(seconds(6)).await;
+        relay.registry.end_all(second);
+        let client = relay.client.clone();
+        sleep(seconds(lasts - 7)).await;
+        assert_eq!(told(&client), []);
+        sleep(seconds(2)).await;
+        assert_eq!(told(&client).len(), 1);
+        assert_eq!(relay.end().await.cause, cause);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_is_cut_leaves_its_record_at_once() {
     type Begin<'a> = &'a dyn Fn(&Relay);
     let cases: [(&str, Begin<'_>, Cause); 4] = [

@@ -176,21 +176,22 @@ impl Registry {
         let living = Arc::new(Living::new(id, about, Instant::now()));
         self.shard(id).living.insert(id, living.clone());
         // Read after the insert: whoever orders all to end either finds this entry or is seen here.
-        match self.closing.load(Ordering::SeqCst) {
-            0 => living.give_if_revoked(),
-            order => _ = living.give(order),
+        let closing = self.closing.load(Ordering::SeqCst);
+        if closing != 0 {
+            living.give(closing);
         }
+        living.give_if_revoked();
         Entry { living, registry: self.clone(), share: self.held.share() }
     }
 
-    /// Orders every session to end, those too that are just beginning. The first order counts.
+    /// Orders every session to end, those too that are just beginning; see [`Living::end`].
     pub fn end_all(&self, order: impl Into<Order>) {
         let order = order.into().pack();
         self.closing.store(order, Ordering::SeqCst);
         self.each().for_each(|living| _ = living.give(order));
     }
 
-    /// Orders the sessions that `selector` selects to end, and says how many have had no such order yet.
+    /// Orders the sessions that `selector` selects to end, and says for how many this order counts.
     pub fn end_where(&self, selector: &Selector, order: impl Into<Order>) -> usize {
         let order = order.into();
         self.find(selector).iter().filter(|living| living.end(order)).count()

@@ -94,6 +94,8 @@ struct Ending {
     /// without us (Autobahn 3.2 to 3.4, 4.1.3, 5.15). To an upstream whose client was asked to leave: whatever the client
     /// sent before it knew goes first.
     withheld: Option<(Side, Box<Control>)>,
+    /// Of an end that was ordered with patience: for so long what the client sent before it knew may pass.
+    until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -314,15 +316,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         None
     }
 
-    /// Heeds what somebody else ordered. A patient order lets the messages pass that are on their way.
+    /// Heeds what somebody else ordered; after it, with each poll. A patient order lets the messages pass that are on their
+    /// way, and a less patient one may follow it.
     fn obey(&mut self, order: Order, now: Instant) {
-        if self.ending.is_some() || self.leaving.is_some() {
+        if self.ending.is_some() {
+            if order.patience.is_zero() {
+                self.pass_no_more(now);
+            }
             return;
         }
         if order.patience.is_zero() {
+            self.leaving = None;
             return self.leave(order, now);
         }
         let until = now + order.patience;
+        if let Some(leaving) = &mut self.leaving {
+            if leaving.order != order {
+                leaving.order = order;
+                leaving.until = leaving.until.min(until);
+                self.rearm(until);
+            }
+            return;
+        }
         let upload = (!self.client.is_between_messages()).then(|| self.client.scanner.messages());
         self.leaving = Some(Box::new(Leaving { order, until, upload }));
         self.rearm(until);
@@ -344,9 +359,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let Some(leaving) = self.leaving.take() else { return false };
         self.leave(leaving.order, now);
         if let Some(ending) = &mut self.ending {
+            ending.until = Some(leaving.until);
             ending.withheld = self.upstream.close_due.take().map(|close| (Side::Upstream, close));
         }
         true
+    }
+
+    /// It was asked to leave, and is to end at once now: what it sends passes no more.
+    fn pass_no_more(&mut self, now: Instant) {
+        let is_patient = |ending: &&mut Box<Ending>| ending.until.is_some_and(|until| now < until);
+        if let Some(ending) = self.ending.as_mut().filter(is_patient) {
+            ending.until = Some(now);
+            self.pronounce(now, true);
+        }
     }
 
     /// Begins the end that was ordered.
@@ -501,7 +526,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let withheld = self.from(side).0.close_due.take_if(|_| guilty).map(|close| (side, close));
         let wait = if withheld.is_some() { VERDICT_WAIT } else { self.rules().close_timeout };
         let deadline = now + wait.min(self.rules().close_timeout);
-        let ending = Ending { cause, side, detail, phase: Phase::Closing, deadline, withheld };
+        let ending = Ending { cause, side, detail, phase: Phase::Closing, deadline, withheld, until: None };
         self.ending = Some(Box::new(ending));
         self.rearm(deadline);
     }

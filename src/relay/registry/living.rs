@@ -154,23 +154,26 @@ impl Living {
         }
     }
 
-    /// Orders it to end. The first order counts: true when this is the one.
+    /// Orders it to end. The first order counts, unless a later one has less patience: a session that leaves in its own time
+    /// must not outlive the key that let it in. True when this is the one.
     pub fn end(&self, order: impl Into<Order>) -> bool {
         self.give(order.into().pack())
     }
 
     /// Ends it as it stands, whatever it was ordered before.
     pub(super) fn cut(&self) {
-        self.give(Order::from(Cause::Drain).pack());
-        self.order.fetch_or(CUT, Ordering::AcqRel);
+        let first = Order::from(Cause::Drain).pack();
+        let cut = |before| Some(CUT | if before == 0 { first } else { before });
+        let _ = self.order.fetch_update(Ordering::AcqRel, Ordering::Relaxed, cut);
         self.waker.wake();
     }
 
     /// 0 is no order.
     pub(super) fn give(&self, packed: u32) -> bool {
-        let first = self.order.compare_exchange(0, packed, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let replaces = |before| (before == 0 || Order::is_sooner(packed, before)).then_some(packed);
+        let counts = self.order.fetch_update(Ordering::AcqRel, Ordering::Relaxed, replaces).is_ok();
         self.waker.wake();
-        first
+        counts
     }
 
     pub(super) fn give_if_revoked(&self) {
@@ -296,6 +299,11 @@ impl Order {
         let [high, low] = u16::try_from(tenths).unwrap_or(u16::MAX).to_be_bytes();
         let cut = if self.cut { CUT } else { 0 };
         u32::from_be_bytes([high, low, self.retry_after, self.cause as u8]) | cut
+    }
+
+    /// Whether this one, packed, has less patience than the one before it. None has less than one that cuts.
+    fn is_sooner(packed: u32, before: u32) -> bool {
+        before & CUT == 0 && packed >> 16 < before >> 16
     }
 
     fn unpack(packed: u32) -> Option<Order> {
