@@ -26,9 +26,10 @@ mod wire;
 
 mod support;
 
+use support::PATIENCE;
 use support::client::{BINARY, CLOSE, PING, PONG, Peer, TEXT, close_payload, masked, unmasked};
 use support::gateway::{Gateway, config};
-use support::upstream::{serve, switching};
+use support::upstream::{scripted, serve, switching};
 use wire::{Take, Wire};
 
 const CONTINUATION: u8 = 0;
@@ -217,6 +218,8 @@ async fn what_stands_behind_a_waiting_message_waits_and_the_rest_goes_on() {
     let to_client = relay.client.frames();
     assert_eq!(to_client[0].is(), (TEXT, &b"down"[..]), "the other direction goes on");
     assert!(!to_client.iter().any(|frame| frame.payload == b"?"), "the ping stands behind the message");
+    let pings = to_client.iter().filter(|frame| frame.opcode == PING).count();
+    assert!((170..=205).contains(&pings), "one an interval, for it may have vanished: {pings}");
     assert!(!relay.session.is_finished(), "a side that we do not read is neither dead nor idle");
     let seen = timeout(seconds(60), living).await.expect("the Close comes").expect("no panic");
     let pongs = seen.iter().filter(|(opcode, _)| *opcode == PONG).count();
@@ -434,6 +437,22 @@ fn a_thousand_messages_of_a_client_pass_an_echo_in_their_time() {
     });
     // Slow machines have their time; earlier than the rate allows it can never be.
     within(began.elapsed(), millis(8500), seconds(20));
+}
+
+#[test]
+fn a_client_that_vanishes_while_its_messages_wait_frees_its_place() {
+    let (upstream, connections) = scripted();
+    let route = "heartbeat = { interval = \"200ms\", timeout = \"20s\" }\n\
+                 limits = { messages_per_session = \"2/h\", sessions_per_client = 1 }";
+    let gateway = Gateway::start(&config(upstream, route, ""));
+    let mut client = Peer::open(gateway.address(), "/");
+    let (mut server, _) = connections.recv_timeout(PATIENCE).expect("a connection");
+    client.write(&numbered(5).1);
+    assert_eq!([server.frame().payload, server.frame().payload], [b"message 0", b"message 1"]);
+    client.reset();
+    let record = gateway.end_record();
+    assert!(record.contains("cause=\"client_lost\"") && record.contains("messages_from_client=2 "), "{record}");
+    Peer::open(gateway.address(), "/");
 }
 
 // ---- Other terms ----

@@ -20,14 +20,16 @@ pub struct Watch {
     seen: Instant,
     /// When the ping that it has not answered yet was written.
     pinged: Option<Instant>,
-    /// The frame that it is in the middle of, and how far it was.
     mark: Option<Mark>,
 }
 
+/// What is measured from a moment on.
 #[derive(Debug)]
-struct Mark {
-    frame: Progress,
-    at: Instant,
+enum Mark {
+    /// It was in the middle of this frame, and so far.
+    Frame(Progress, Instant),
+    /// It is not read. Since when, or when it was last pinged.
+    Unread(Instant),
 }
 
 /// Which frame a side is in the middle of, and how many payload bytes it has sent in all.
@@ -98,6 +100,8 @@ impl Watch {
         // ever: a client that reads nothing, and the echo behind it.
         if facts.held_back && !facts.refuses {
             self.seen = now;
+            let due = now + frame_timeout;
+            return heartbeat.map_or((Verdict::Fine, due), |heartbeat| self.unread(now, heartbeat));
         }
         let (hung, frame_due) = self.frame(now, facts, frame_timeout);
         if hung {
@@ -121,18 +125,31 @@ impl Watch {
         if now >= lost_at { (Verdict::Dead(Detail::HeartbeatLost), now) } else { (Verdict::Fine, lost_at) }
     }
 
+    /// No answer is read of it. But a ping that cannot be written tells that it is gone, and nothing else does.
+    fn unread(&mut self, now: Instant, heartbeat: Heartbeat) -> (Verdict, Instant) {
+        self.pinged = None;
+        let since = match self.mark {
+            Some(Mark::Unread(since)) => since,
+            _ => now,
+        };
+        let is_due = now >= since + heartbeat.interval;
+        let since = if is_due { now } else { since };
+        self.mark = Some(Mark::Unread(since));
+        (if is_due { Verdict::Ping } else { Verdict::Fine }, since + heartbeat.interval)
+    }
+
     /// Bytes of a frame that never ends are no sign of life for ever.
     fn frame(&mut self, now: Instant, facts: Facts, timeout: Duration) -> (bool, Instant) {
         let Some(frame) = facts.frame.filter(|_| !facts.held_back) else {
             self.mark = None;
             return (false, now + timeout);
         };
-        match &self.mark {
-            Some(mark) if mark.frame.frame == frame.frame && frame.bytes < mark.frame.bytes + FRAME_PROGRESS => {
-                (now >= mark.at + timeout, mark.at + timeout)
+        match self.mark {
+            Some(Mark::Frame(mark, at)) if mark.frame == frame.frame && frame.bytes < mark.bytes + FRAME_PROGRESS => {
+                (now >= at + timeout, at + timeout)
             }
             _ => {
-                self.mark = Some(Mark { frame, at: now });
+                self.mark = Some(Mark::Frame(frame, now));
                 (false, now + timeout)
             }
         }
@@ -195,6 +212,26 @@ mod tests {
         let held = Facts { held_back: true, frame: Some(Progress { frame: 1, bytes: 1 }), ..CALM };
         assert_eq!(watch.check(seconds(start, 500), held, BEAT, FRAME).0, Verdict::Fine);
         assert_eq!(watch.check(seconds(start, 524), CALM, BEAT, FRAME).0, Verdict::Fine);
+    }
+
+    #[test]
+    fn a_side_that_is_not_read_is_pinged_and_not_asked_for_an_answer() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        let held = Facts { held_back: true, ..CALM };
+        let mut check = |at| watch.check(seconds(start, at), held, BEAT, FRAME);
+        assert_eq!(check(10), (Verdict::Fine, seconds(start, 35)));
+        assert_eq!(check(34), (Verdict::Fine, seconds(start, 35)));
+        for at in [35, 60, 85] {
+            assert_eq!(check(at), (Verdict::Ping, seconds(start, at + 25)));
+            assert_eq!(check(at + 1), (Verdict::Fine, seconds(start, at + 25)), "one is enough");
+        }
+        assert_eq!(watch.check(seconds(start, 90), CALM, BEAT, FRAME), (Verdict::Fine, seconds(start, 111)));
+    }
+
+    #[test]
+    fn the_clock_of_an_idle_session_is_small() {
+        assert!(size_of::<Watch>() <= 64, "{}", size_of::<Watch>());
     }
 
     #[test]

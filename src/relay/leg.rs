@@ -309,13 +309,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     /// Appends our frames that are due to `output`. The caller makes sure that this is between two frames.
     ///
     /// `pong` is false while the pong has to wait for a sign of life from the other side.
-    pub fn take_due(&mut self, output: &mut Vec<u8>, pong: bool, ping: &[u8], now: Instant) {
+    pub fn take_due(&mut self, output: &mut Vec<u8>, pong: bool, ping: &[u8]) {
         if pong && let Some(frame) = self.pong.take() {
             output.extend_from_slice(frame.encode(self.mask()).as_ref());
         }
         if std::mem::take(&mut self.ping_due) {
             output.extend_from_slice(Control::new(Opcode::Ping, ping).encode(self.mask()).as_ref());
-            self.watch.pinged(now);
         }
         if let Some(frame) = self.close_due.take() {
             output.extend_from_slice(frame.encode(self.mask()).as_ref());

@@ -880,7 +880,11 @@ fn can_say<S: AsyncRead + AsyncWrite + Unpin>(from: &Leg<S>, to: &Leg<S>, pass: 
 /// Puts our frames for `to` into its stream. After our Close nothing of `from` passes any more.
 fn say<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Leg<S>, to: &mut Leg<S>, output: &mut Vec<u8>, pass: &Pass) {
     pass.pinged.set(pass.pinged.get() | to.ping_due);
-    to.take_due(output, may_answer(to, pass), &pass.nonce, pass.now);
+    // When a side that we do not read has answered says nothing.
+    if to.ping_due && !from.refuses() && to.toll.until().is_none() {
+        to.watch.pinged(pass.now);
+    }
+    to.take_due(output, may_answer(to, pass), &pass.nonce);
     if to.codes.sent.is_some() && from.sends == Sends::Relayed {
         from.sends = Sends::Awaited;
     }
