@@ -14,7 +14,7 @@ use tidegate::config::model::{
 };
 use tidegate::limits::terms::{Account, Standing, Terms};
 use tidegate::policy::client::ClientKey;
-use tidegate::relay::end::{Detail, Side};
+use tidegate::relay::end::{Detail, Side, Traffic};
 use tidegate::relay::registry::{Flow, Order, Registry, Selector, Texts, Total};
 use tidegate::relay::session::Opened;
 use tidegate::relay::{Cause, End, Session};
@@ -884,6 +884,60 @@ async fn the_first_cause_wins() {
     relay.upstream.send(b"\xff\xff garbage");
     let end = relay.end().await;
     assert_eq!((end.cause, end.side, end.detail), (Cause::Drain, Side::Gateway, Detail::None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_behind_our_close_is_not_counted() {
+    let relay = Relay::start(rules());
+    relay.client.send(&masked(TEXT, b"in time"));
+    calm().await;
+    relay.registry.end_all(Cause::Idle);
+    calm().await;
+    relay.client.send(&concat([&masked(TEXT, b"late")[..], &fragment(TEXT, false, true, b"half")]));
+    relay.upstream.send(&concat([&unmasked(BINARY, b"late")[..], &unmasked(CLOSE, &close_payload(1001, ""))]));
+    calm().await;
+    relay.client.send(&concat([&fragment(CONTINUATION, true, true, b"half")[..], &masked(CLOSE, b"")]));
+    assert_eq!(told(&relay.upstream), [(TEXT, b"in time".to_vec()), close(1001, GONE)]);
+    let registry = relay.registry.clone();
+    let end = relay.hang_up().await;
+    assert_eq!(end.from_client, Traffic { messages: 1, bytes: 7 });
+    assert_eq!(end.from_upstream, Traffic::default());
+    let flow = registry.traffic()[0].1.flow;
+    assert_eq!((flow.from_client, flow.from_upstream), (end.from_client, end.from_upstream), "metrics tell the same");
+    assert_eq!((flow.texts.from_client, flow.texts.from_upstream), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_for_a_side_that_is_gone_is_not_counted() {
+    for (gives, takes) in
+        [(Some(Give::Fail(ErrorKind::ConnectionReset)), None), (None, Some(Take::Fail(ErrorKind::BrokenPipe)))]
+    {
+        let relay = Relay::start(rules());
+        relay.upstream.send(&unmasked(TEXT, b"in time"));
+        calm().await;
+        relay.client.give(gives);
+        takes.map(|takes| relay.client.takes(takes));
+        relay.client.give([Give::Bytes(masked(PING, b"its pong fails"))]);
+        calm().await;
+        for _ in 0..3 {
+            relay.upstream.send(&unmasked(TEXT, b"nobody is there"));
+            calm().await;
+        }
+        sleep(seconds(1)).await;
+        relay.upstream.send(&unmasked(CLOSE, &close_payload(1001, "")));
+        let end = relay.end().await;
+        assert_eq!((end.cause, end.upstream.received), (Cause::ClientLost, Some(1001)));
+        assert_eq!(end.from_upstream, Traffic { messages: 1, bytes: 7 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_of_which_nothing_passed_is_not_counted() {
+    let relay = Relay::start(RelayRules { strict: true, ..rules() });
+    relay.client.send(&concat([&masked(TEXT, b"good")[..], &masked(TEXT, b"\xff")]));
+    calm().await;
+    let end = relay.hang_up().await;
+    assert_eq!((end.cause, end.from_client), (Cause::InvalidPayload, Traffic { messages: 1, bytes: 4 }));
 }
 
 // ---- A drain that waits for messages ----

@@ -461,10 +461,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.entry.hold(self.client.holds() + self.upstream.holds(), now);
     }
 
-    /// Writing to a side failed. A Close of its own may still lie in our receive buffer and tell more than the error does:
-    /// it gets a moment to be read.
+    /// Writing to a side failed: what the other one sends passes nowhere. A Close of its own may still lie in our receive
+    /// buffer and tell more than the error does: it gets a moment to be read.
     fn heed_deaf(&mut self, now: Instant) {
-        if self.ending.is_none() && !self.doomed && (self.client.deaf || self.upstream.deaf) {
+        if !self.client.deaf && !self.upstream.deaf {
+            return;
+        }
+        for side in [Side::Client, Side::Upstream] {
+            let (from, to) = self.from(side);
+            if to.deaf && from.sends == Sends::Relayed {
+                from.sends = Sends::Awaited;
+            }
+        }
+        if self.ending.is_none() && !self.doomed {
             self.doomed = true;
             self.rearm(now + DEAF_GRACE);
         }
@@ -780,7 +789,7 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
         let relayed = from.sends == Sends::Relayed;
         let stops = pass.parting && from.side == Side::Upstream;
         let until = if relayed && (stops || due(to, pass)) { Until::Boundary } else { Until::Event };
-        let step = from.scanner.scan(&input[at..n], until);
+        let step = if relayed { from.scanner.scan(&input[at..n], until) } else { from.skip(&input[at..n]) };
         if relayed {
             gather.copy(step.held.as_ref());
             gather.run(at..at + step.pass);
