@@ -400,6 +400,31 @@ fn nobody_is_forgotten_and_a_large_message_is_delivered_whole() {
 }
 
 #[test]
+fn messages_that_wait_for_their_turn_are_delivered() {
+    let (upstream, connections) = scripted();
+    let route = "close_timeout = \"500ms\"\nlimits = { messages_per_session = \"4/s\" }";
+    let mut gateway = gateway(upstream, route, "window = \"0s\"\ngrace = \"30s\"");
+    let mut client = Peer::open(gateway.address(), "/");
+    let (mut server, _) = connections.recv_timeout(PATIENCE).expect("a connection");
+    for number in 0..12 {
+        client.write(&masked(BINARY, &[number]));
+    }
+    assert_eq!(server.frame().payload, [0]);
+    gateway.signal("TERM");
+    assert_eq!(client.frame().close().0, 1012);
+    client.write(&masked(CLOSE, &close_payload(1012, "")));
+    for number in 1..12 {
+        assert_eq!(server.frame().payload, [number]);
+    }
+    assert_eq!(server.frame().close().0, 1001);
+    server.write(&unmasked(CLOSE, &close_payload(1001, "")));
+    server.finish();
+    assert!(gateway.wait().success());
+    assert_eq!(records(&gateway, "messages_from_client"), HashMap::from([("12".to_owned(), 1)]));
+    assert_eq!(records(&gateway, "detail"), HashMap::from([("null".to_owned(), 1)]));
+}
+
+#[test]
 fn what_is_cut_is_counted_and_leaves_its_record() {
     let (upstream, connections) = scripted();
     let mut gateway = gateway(upstream, "close_timeout = \"1m\"", "window = \"0s\"\ngrace = \"500ms\"");

@@ -1059,6 +1059,51 @@ async fn an_upstream_is_told_without_the_answer_of_a_client_that_gives_none() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upstream_that_reads_slowly_still_gets_what_the_client_sent_before_it_knew() {
+    for (takes, delivered, detail) in [(100_000, 20, Detail::None), (0, 0, Detail::Undelivered)] {
+        let relay = Relay::start(rules());
+        relay.upstream.takes(Take::Bytes(0));
+        let message = masked(BINARY, &[7; 60_000]);
+        (0..20).for_each(|_| relay.client.send(&message));
+        calm().await;
+        relay.registry.end_all(Order { patience: seconds(100), ..patient() });
+        relay.client.send(&masked(CLOSE, &close_payload(1012, "")));
+        let (mut written, upstream) = (Vec::new(), relay.upstream.clone());
+        for _ in 0..15 {
+            sleep(seconds(3)).await;
+            upstream.takes(Take::Bytes(takes));
+            calm().await;
+            written.extend(upstream.written());
+        }
+        let end = relay.end().await;
+        assert!(written.len() >= delivered * message.len(), "{} bytes", written.len());
+        assert_eq!((end.cause, end.detail), (Cause::Drain, detail));
+        assert!(
+            takes > 0 || end.duration < seconds(13),
+            "one that takes nothing is not waited for: {:?}",
+            end.duration
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_no_close_is_waited_for_while_it_sends() {
+    let relay = Relay::start(rules());
+    relay.registry.end_all(patient());
+    for number in 0..12 {
+        sleep(seconds(1)).await;
+        assert!(told(&relay.upstream).iter().all(|(opcode, _)| *opcode != CLOSE), "after {number} s");
+        relay.client.send(&masked(TEXT, b"on its way"));
+    }
+    sleep(seconds(4)).await;
+    assert_eq!(told(&relay.upstream).len(), 1);
+    sleep(seconds(2)).await;
+    assert_eq!(told(&relay.upstream), [close(1001, GONE)]);
+    let end = relay.end().await;
+    assert_eq!((end.from_client.messages, end.detail), (12, Detail::None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upstream_that_closes_before_it_is_told_gets_an_answer() {
     let relay = Relay::start(rules());
     relay.registry.end_all(patient());

@@ -66,6 +66,10 @@ impl Watch {
         self.seen = now;
     }
 
+    pub fn seen(&self) -> Instant {
+        self.seen
+    }
+
     /// A ping of ours went out. An older one that was not answered keeps its time.
     pub fn pinged(&mut self, now: Instant) {
         if !self.asked() {

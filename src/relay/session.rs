@@ -94,7 +94,7 @@ struct Ending {
     /// without us (Autobahn 3.2 to 3.4, 4.1.3, 5.15). To an upstream whose client was asked to leave: whatever the client
     /// sent before it knew goes first.
     withheld: Option<(Side, Box<Control>)>,
-    /// Of an end that was ordered with patience: for so long what the client sent before it knew may pass.
+    /// Of an end that was ordered with patience: for so long what the client sent before it knew may pass, while it moves.
     until: Option<Instant>,
 }
 
@@ -419,6 +419,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if !self.client.is_held_up() && !self.upstream.is_held_up() && self.entry.holds_nothing() {
             return;
         }
+        if self.ending.is_some() && self.upstream.refuses() {
+            // What it takes of what was held moves on.
+            self.last_data = self.last_data.max(self.upstream.watch.seen());
+        }
         self.client.heed_refusal(now);
         self.upstream.heed_refusal(now);
         let turns = [self.client.toll.until(), self.upstream.toll.until()].into_iter().flatten();
@@ -564,6 +568,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         true
     }
 
+    /// Whether what the client sent before it knew still moves on: it may hold up an end that was ordered with patience, each
+    /// time for `close_timeout`.
+    fn is_moving(&mut self, now: Instant) -> bool {
+        let close_timeout = self.rules().close_timeout;
+        // What waits for its turn moves when that comes.
+        let moved = self.client.toll.until().map_or(self.last_data, |turn| turn.max(self.last_data));
+        let Some(ending) = self.ending.as_mut().filter(|ending| ending.phase == Phase::Closing) else { return false };
+        let Some(until) = ending.until.filter(|until| moved < *until) else { return false };
+        let deadline = until.min(moved + close_timeout);
+        let moves = deadline > now;
+        if moves {
+            ending.deadline = deadline;
+        }
+        moves
+    }
+
     /// Takes the end forward: answers for those who cannot, shuts what has nothing left to say. True when that changed
     /// what is to be done.
     fn settle(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
@@ -611,13 +631,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Some(_) => now,
         };
         let linger = now + LINGER.min(self.rules().close_timeout);
-        if self.ending.as_ref().is_some_and(|ending| now >= ending.deadline) {
+        if self.ending.as_ref().is_some_and(|ending| now >= ending.deadline) && !self.is_moving(now) {
             self.pronounce(now, true);
         }
         let Some(ending) = &mut self.ending else { return next };
         if now >= ending.deadline && ending.phase == Phase::Closing {
             ending.phase = Phase::Forced;
             ending.deadline = linger;
+            self.client.dropped |= self.upstream.refuses() || !self.client.is_between_messages();
             self.client.sends = Sends::Ignored;
             self.upstream.sends = Sends::Ignored;
         }
@@ -684,7 +705,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let ending = self.ending.as_ref()?;
         let expired = ending.phase != Phase::Closing && now >= ending.deadline;
         let over = expired || (self.client.done() && self.upstream.done());
-        over.then(|| self.record(ending.cause, ending.side, ending.detail, now))
+        let is_lost = ending.until.is_some() && (self.client.dropped || self.upstream.refuses());
+        let detail = ending.detail.or(if is_lost { Detail::Undelivered } else { Detail::None });
+        over.then(|| self.record(ending.cause, ending.side, detail, now))
     }
 
     fn record(&self, cause: Cause, side: Side, detail: Detail, now: Instant) -> End {
