@@ -561,6 +561,19 @@ async fn a_frame_that_never_ends_ends_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_frame_that_stops_is_given_no_more_than_its_time() {
+    for heartbeat in [None, rules().heartbeat] {
+        let relay = Relay::start(RelayRules { frame_timeout: seconds(10), heartbeat, ..rules() });
+        sleep(seconds(3)).await;
+        relay.client.send(&masked(TEXT, b"hello")[..1]);
+        sleep(Duration::from_millis(9_950)).await;
+        assert_eq!(told(&relay.upstream), []);
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(told(&relay.upstream), [close(1001, "client left")]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_frame_that_moves_on_is_let_through() {
     let relay = Relay::start(RelayRules { frame_timeout: seconds(10), ..rules() });
     let mut start = header(0x82, false, 1 << 40);

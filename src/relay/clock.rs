@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::end::Detail;
 use crate::config::model::Heartbeat;
 
-/// A frame that was begun has to move on by this much within `frame_timeout`, or to end.
+/// A frame that was begun has to move on by this much within `frame_timeout`, or to end. How far it is, is looked at when
+/// the timer fires: of one that stops, the time begins with its last byte; one that dribbles may take it twice.
 pub const FRAME_PROGRESS: u64 = 64 * 1024;
 
 /// What the clock remembers of one side.
@@ -66,6 +67,7 @@ impl Watch {
         self.seen = now;
     }
 
+    /// When it last did.
     pub fn seen(&self) -> Instant {
         self.seen
     }
@@ -104,8 +106,11 @@ impl Watch {
         // ever: a client that reads nothing, and the echo behind it.
         if facts.held_back && !facts.refuses {
             self.seen = now;
-            let due = now + frame_timeout;
-            return heartbeat.map_or((Verdict::Fine, due), |heartbeat| self.unread(now, heartbeat));
+            let Some(heartbeat) = heartbeat else {
+                self.mark = None;
+                return (Verdict::Fine, now + frame_timeout);
+            };
+            return self.unread(now, heartbeat);
         }
         let (hung, frame_due) = self.frame(now, facts, frame_timeout);
         if hung {
@@ -153,8 +158,9 @@ impl Watch {
                 (now >= at + timeout, at + timeout)
             }
             _ => {
-                self.mark = Some(Mark::Frame(frame, now));
-                (false, now + timeout)
+                // Nothing came since it was last seen, so that this far it has been since then.
+                self.mark = Some(Mark::Frame(frame, self.seen));
+                (false, self.seen + timeout)
             }
         }
     }
@@ -250,13 +256,29 @@ mod tests {
     #[test]
     fn a_frame_that_hangs_is_dead_and_one_that_moves_is_not() {
         let start = Instant::now();
-        let at = |frame, bytes| Facts { frame: Some(Progress { frame, bytes }), ..CALM };
         let mut watch = Watch::new(start);
-        assert_eq!(watch.check(start, at(1, 0), None, FRAME), (Verdict::Fine, seconds(start, 60)));
-        assert_eq!(watch.check(seconds(start, 60), at(1, FRAME_PROGRESS), None, FRAME).0, Verdict::Fine);
-        assert_eq!(watch.check(seconds(start, 119), at(1, FRAME_PROGRESS + 1), None, FRAME).0, Verdict::Fine);
-        let hung = watch.check(seconds(start, 120), at(1, 2 * FRAME_PROGRESS - 1), None, FRAME).0;
+        let mut check = |seen, at, frame, bytes| {
+            watch.saw(seconds(start, seen));
+            let facts = Facts { frame: Some(Progress { frame, bytes }), ..CALM };
+            watch.check(seconds(start, at), facts, None, FRAME)
+        };
+        assert_eq!(check(0, 0, 1, 0), (Verdict::Fine, seconds(start, 60)));
+        assert_eq!(check(60, 60, 1, FRAME_PROGRESS).0, Verdict::Fine);
+        assert_eq!(check(119, 119, 1, FRAME_PROGRESS + 1).0, Verdict::Fine);
+        let hung = check(120, 120, 1, 2 * FRAME_PROGRESS - 1).0;
         assert_eq!(hung, Verdict::Dead(Detail::FrameTimeout));
-        assert_eq!(watch.check(seconds(start, 120), at(2, 2 * FRAME_PROGRESS - 1), None, FRAME).0, Verdict::Fine);
+        assert_eq!(check(120, 120, 2, 2 * FRAME_PROGRESS - 1).0, Verdict::Fine);
+        // It stopped long before anybody looked.
+        assert_eq!(check(130, 170, 3, 0), (Verdict::Fine, seconds(start, 190)));
+        assert_eq!(check(130, 190, 3, 0).0, Verdict::Dead(Detail::FrameTimeout));
+        // While it is not read its time does not run, whether it is pinged or not.
+        for heartbeat in [None, BEAT] {
+            let mut check = |at, held_back| {
+                let facts = Facts { held_back, frame: Some(Progress { frame: 4, bytes: 0 }), ..CALM };
+                watch.saw(seconds(start, at));
+                watch.check(seconds(start, at), facts, heartbeat, FRAME).0
+            };
+            assert_eq!([check(200, false), check(210, true), check(300, false)], [Verdict::Fine; 3]);
+        }
     }
 }
