@@ -66,7 +66,7 @@ async fn sessions_are_closed_at_an_even_pace() {
     assert_eq!(drain.stop(&rules(0, 10, 30)).await, 0);
     assert!(began.elapsed() >= Duration::from_secs(9) && began.elapsed() < Duration::from_secs(11));
     let mut closed = [0; 20];
-    let mut retries = HashMap::<u8, usize>::new();
+    let mut retries = HashMap::<u16, usize>::new();
     while let Some(told) = sessions.join_next().await {
         let (order, at) = told.expect("no panic");
         assert_eq!((order.cause, order.patience, order.cut), (Cause::Drain, Duration::from_secs(30), false));
@@ -76,6 +76,19 @@ async fn sessions_are_closed_at_an_even_pace() {
     assert!(closed.iter().all(|closed| (95..=105).contains(closed)), "{closed:?}");
     assert!(retries.keys().all(|seconds| (1..=10).contains(seconds)), "{retries:?}");
     assert!(retries.len() == 10 && retries.values().all(|clients| (100..=300).contains(clients)), "{retries:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_come_back_over_as_long_a_time_as_they_left_in() {
+    let drain = Drain::new(usize::MAX);
+    let sessions: JoinSet<_> = (0..400).map(|_| obedient(enter(&drain, "a", "s", [1; 4]))).collect();
+    assert_eq!(drain.stop(&rules(0, 1200, 30)).await, 0);
+    let retries = Vec::from_iter(sessions.join_all().await.into_iter().map(|(order, _)| order.retry_after));
+    assert!(retries.iter().all(|seconds| (1..=1200).contains(seconds)), "{retries:?}");
+    assert!(
+        retries.iter().any(|seconds| *seconds < 300) && retries.iter().any(|seconds| *seconds > 900),
+        "{retries:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +157,7 @@ async fn a_part_is_closed_and_the_rest_stays() {
         assert!(drain.ready() && !drain.has_begun(), "{name}");
         for (session, _) in sessions.into_iter().zip(expected).filter(|(_, told)| *told) {
             let (order, _) = session.await.expect("no panic");
-            assert_eq!((order.cause, order.retry_after), (cause, u8::from(cause == Cause::Drain)), "{name}");
+            assert_eq!((order.cause, order.retry_after), (cause, u16::from(cause == Cause::Drain)), "{name}");
         }
     }
 }

@@ -350,7 +350,7 @@ async fn step(
             let cause = causes[usize::from(cause % 4)];
             gateway.registry.end_all(Order {
                 cause,
-                retry_after: wait / 16,
+                retry_after: u16::from(wait / 16),
                 patience: PATIENCE_MAX.min(Duration::from_secs(u64::from(wait % 16))),
                 cut: false,
             });

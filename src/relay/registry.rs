@@ -8,7 +8,7 @@ mod select;
 mod ways;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
@@ -38,7 +38,7 @@ pub struct Registry {
     next_relief: AtomicU64,
     next: AtomicU64,
     /// What those who come from now on are told at once: an [`Order`], packed. 0: nothing.
-    closing: AtomicU32,
+    closing: AtomicU64,
     shards: [Mutex<Shard>; SHARDS],
     /// Those that the configuration names, and those that sessions still go.
     ways: RwLock<Ways>,
@@ -85,7 +85,7 @@ impl Registry {
             held: Held::new(held_bytes),
             next_relief: AtomicU64::new(0),
             next: AtomicU64::new(0),
-            closing: AtomicU32::new(0),
+            closing: AtomicU64::new(0),
             shards: Default::default(),
             ways: RwLock::default(),
             metrics: Arc::default(),
