@@ -1074,16 +1074,17 @@ async fn an_upstream_is_told_without_the_answer_of_a_client_that_gives_none() {
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_reads_slowly_still_gets_what_the_client_sent_before_it_knew() {
     for (takes, delivered, detail) in [(100_000, 20, Detail::None), (0, 0, Detail::Undelivered)] {
-        let relay = Relay::start(rules());
+        let relay = Relay::start(RelayRules { slow_timeout: Some(seconds(20)), ..rules() });
         relay.upstream.takes(Take::Bytes(0));
         let message = masked(BINARY, &[7; 60_000]);
         (0..20).for_each(|_| relay.client.send(&message));
         calm().await;
-        relay.registry.end_all(Order { patience: seconds(100), ..patient() });
+        relay.registry.end_all(Order { patience: seconds(300), ..patient() });
         relay.client.send(&masked(CLOSE, &close_payload(1012, "")));
         let (mut written, upstream) = (Vec::new(), relay.upstream.clone());
+        // Each pause is longer than `close_timeout`.
         for _ in 0..15 {
-            sleep(seconds(3)).await;
+            sleep(seconds(8)).await;
             upstream.takes(Take::Bytes(takes));
             calm().await;
             written.extend(upstream.written());
@@ -1091,11 +1092,7 @@ async fn an_upstream_that_reads_slowly_still_gets_what_the_client_sent_before_it
         let end = relay.end().await;
         assert!(written.len() >= delivered * message.len(), "{} bytes", written.len());
         assert_eq!((end.cause, end.detail), (Cause::Drain, detail));
-        assert!(
-            takes > 0 || end.duration < seconds(13),
-            "one that takes nothing is not waited for: {:?}",
-            end.duration
-        );
+        assert!(takes > 0 || end.duration < seconds(33), "one that takes nothing is slow: {:?}", end.duration);
     }
 }
 

@@ -67,11 +67,6 @@ impl Watch {
         self.seen = now;
     }
 
-    /// When it last did.
-    pub fn seen(&self) -> Instant {
-        self.seen
-    }
-
     /// A ping of ours went out. An older one that was not answered keeps its time.
     pub fn pinged(&mut self, now: Instant) {
         if !self.asked() {

@@ -419,10 +419,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if !self.client.is_held_up() && !self.upstream.is_held_up() && self.entry.holds_nothing() {
             return;
         }
-        if self.ending.is_some() && self.upstream.refuses() {
-            // What it takes of what was held moves on.
-            self.last_data = self.last_data.max(self.upstream.watch.seen());
-        }
         self.client.heed_refusal(now);
         self.upstream.heed_refusal(now);
         let turns = [self.client.toll.until(), self.upstream.toll.until()].into_iter().flatten();
@@ -572,8 +568,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// time for `close_timeout`.
     fn is_moving(&mut self, now: Instant) -> bool {
         let close_timeout = self.rules().close_timeout;
-        // What waits for its turn moves when that comes.
-        let moved = self.client.toll.until().map_or(self.last_data, |turn| turn.max(self.last_data));
+        // What an upstream refuses moves until that counts as slow. It may be long: what its kernel took is not seen here.
+        let is_slow = |since| self.lost_patience(since).is_some_and(|due| now >= due);
+        let moved = match self.client.toll.until() {
+            _ if self.upstream.refused.is_some_and(|since| !is_slow(since)) => now,
+            // What waits for its turn moves when that comes.
+            Some(turn) => turn.max(self.last_data),
+            None => self.last_data,
+        };
         let Some(ending) = self.ending.as_mut().filter(|ending| ending.phase == Phase::Closing) else { return false };
         let Some(until) = ending.until.filter(|until| moved < *until) else { return false };
         let deadline = until.min(moved + close_timeout);
