@@ -173,7 +173,7 @@ impl Drain {
 
 /// What a session is told. The clients of a gateway that goes come back over as long a time as they left in.
 fn order(cause: Cause, rules: &Rules) -> Order {
-    let seconds = u8::try_from(rules.window.as_secs()).unwrap_or(u8::MAX);
+    let seconds = u16::try_from(rules.window.as_secs()).unwrap_or(u16::MAX);
     let retry_after = if cause == Cause::Drain { rand::random_range(1..=seconds.max(1)) } else { 0 };
     Order { retry_after, patience: rules.grace, ..cause.into() }
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::Receiver;
 
+use support::admin;
 use support::client::{CLOSE, Peer, TEXT, close_payload, masked, unmasked};
 use support::gateway::{Gateway, config, folder};
 use support::http::{Head, Reply, ask, status};
@@ -229,6 +230,24 @@ fn a_key_that_leaves_the_file_ends_its_sessions_and_no_others() {
     revoked(&mut bob.0, &mut bob.1);
     assert!(gateway.log("API keys were read again").contains("revoked=1"));
     tells_no_key(&gateway);
+}
+
+#[test]
+fn a_drain_does_not_save_a_session_whose_key_leaves_the_file() {
+    let (upstream, connections) = scripted();
+    let more = "[drain]\nwindow = \"0s\"\ngrace = \"60s\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
+    let gateway = gateway(upstream, EVERY_PLACE, more);
+    let (mut client, mut server) = open(&gateway, &connections, ADA);
+    let mut begin = masked(TEXT, b"begin");
+    begin[0] &= 0x7f;
+    client.write(&begin);
+    assert_eq!(server.frame().payload, b"begin");
+    assert_eq!(admin::call(gateway.admin(), "POST /drain", &[], "{\"route\":\"test\"}").status(), 202);
+    eventually("the session is told to leave", || admin::json(gateway.admin(), "GET /sessions/1")["ending"] == "drain");
+    replace(&gateway.directory.join("keys.txt"), &format!("bob: {BOB}\n"));
+    revoked(&mut client, &mut server);
+    let record = gateway.end_record();
+    assert!(record.contains("cause=\"access_revoked\"") && record.contains("close_to_client=1008"), "{record}");
 }
 
 #[test]

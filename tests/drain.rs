@@ -66,7 +66,7 @@ async fn sessions_are_closed_at_an_even_pace() {
     assert_eq!(drain.stop(&rules(0, 10, 30)).await, 0);
     assert!(began.elapsed() >= Duration::from_secs(9) && began.elapsed() < Duration::from_secs(11));
     let mut closed = [0; 20];
-    let mut retries = HashMap::<u8, usize>::new();
+    let mut retries = HashMap::<u16, usize>::new();
     while let Some(told) = sessions.join_next().await {
         let (order, at) = told.expect("no panic");
         assert_eq!((order.cause, order.patience, order.cut), (Cause::Drain, Duration::from_secs(30), false));
@@ -76,6 +76,19 @@ async fn sessions_are_closed_at_an_even_pace() {
     assert!(closed.iter().all(|closed| (95..=105).contains(closed)), "{closed:?}");
     assert!(retries.keys().all(|seconds| (1..=10).contains(seconds)), "{retries:?}");
     assert!(retries.len() == 10 && retries.values().all(|clients| (100..=300).contains(clients)), "{retries:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_come_back_over_as_long_a_time_as_they_left_in() {
+    let drain = Drain::new(usize::MAX);
+    let sessions: JoinSet<_> = (0..400).map(|_| obedient(enter(&drain, "a", "s", [1; 4]))).collect();
+    assert_eq!(drain.stop(&rules(0, 1200, 30)).await, 0);
+    let retries = Vec::from_iter(sessions.join_all().await.into_iter().map(|(order, _)| order.retry_after));
+    assert!(retries.iter().all(|seconds| (1..=1200).contains(seconds)), "{retries:?}");
+    assert!(
+        retries.iter().any(|seconds| *seconds < 300) && retries.iter().any(|seconds| *seconds > 900),
+        "{retries:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +157,7 @@ async fn a_part_is_closed_and_the_rest_stays() {
         assert!(drain.ready() && !drain.has_begun(), "{name}");
         for (session, _) in sessions.into_iter().zip(expected).filter(|(_, told)| *told) {
             let (order, _) = session.await.expect("no panic");
-            assert_eq!((order.cause, order.retry_after), (cause, u8::from(cause == Cause::Drain)), "{name}");
+            assert_eq!((order.cause, order.retry_after), (cause, u16::from(cause == Cause::Drain)), "{name}");
         }
     }
 }
@@ -397,6 +410,31 @@ fn nobody_is_forgotten_and_a_large_message_is_delivered_whole() {
     let told = HashMap::from([("1012".to_owned(), 2 * EACH + 2), ("null".to_owned(), EACH)]);
     assert_eq!(records(&gateway, "close_to_client"), told, "no record claims a Close that was never written");
     drop(deaf);
+}
+
+#[test]
+fn messages_that_wait_for_their_turn_are_delivered() {
+    let (upstream, connections) = scripted();
+    let route = "close_timeout = \"500ms\"\nlimits = { messages_per_session = \"4/s\" }";
+    let mut gateway = gateway(upstream, route, "window = \"0s\"\ngrace = \"30s\"");
+    let mut client = Peer::open(gateway.address(), "/");
+    let (mut server, _) = connections.recv_timeout(PATIENCE).expect("a connection");
+    for number in 0..12 {
+        client.write(&masked(BINARY, &[number]));
+    }
+    assert_eq!(server.frame().payload, [0]);
+    gateway.signal("TERM");
+    assert_eq!(client.frame().close().0, 1012);
+    client.write(&masked(CLOSE, &close_payload(1012, "")));
+    for number in 1..12 {
+        assert_eq!(server.frame().payload, [number]);
+    }
+    assert_eq!(server.frame().close().0, 1001);
+    server.write(&unmasked(CLOSE, &close_payload(1001, "")));
+    server.finish();
+    assert!(gateway.wait().success());
+    assert_eq!(records(&gateway, "messages_from_client"), HashMap::from([("12".to_owned(), 1)]));
+    assert_eq!(records(&gateway, "detail"), HashMap::from([("null".to_owned(), 1)]));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tidegate::config::model::{
 use tidegate::limits::terms::{Account, Standing, Terms};
 use tidegate::policy::client::ClientKey;
 use tidegate::relay::end::{Detail, Side};
-use tidegate::relay::registry::Registry;
+use tidegate::relay::registry::{Order, Registry};
 use tidegate::relay::session::Opened;
 use tidegate::relay::{Cause, End, Session};
 use tokio::task::JoinHandle;
@@ -26,9 +26,10 @@ mod wire;
 
 mod support;
 
+use support::PATIENCE;
 use support::client::{BINARY, CLOSE, PING, PONG, Peer, TEXT, close_payload, masked, unmasked};
 use support::gateway::{Gateway, config};
-use support::upstream::{serve, switching};
+use support::upstream::{scripted, serve, switching};
 use wire::{Take, Wire};
 
 const CONTINUATION: u8 = 0;
@@ -217,6 +218,8 @@ async fn what_stands_behind_a_waiting_message_waits_and_the_rest_goes_on() {
     let to_client = relay.client.frames();
     assert_eq!(to_client[0].is(), (TEXT, &b"down"[..]), "the other direction goes on");
     assert!(!to_client.iter().any(|frame| frame.payload == b"?"), "the ping stands behind the message");
+    let pings = to_client.iter().filter(|frame| frame.opcode == PING).count();
+    assert!((170..=205).contains(&pings), "one an interval, for it may have vanished: {pings}");
     assert!(!relay.session.is_finished(), "a side that we do not read is neither dead nor idle");
     let seen = timeout(seconds(60), living).await.expect("the Close comes").expect("no panic");
     let pongs = seen.iter().filter(|(opcode, _)| *opcode == PONG).count();
@@ -253,6 +256,37 @@ async fn a_gateway_that_stops_does_not_wait_for_turns() {
     let end = relay.end().await;
     assert_eq!((end.cause, end.client.received), (Cause::Drain, Some(1012)), "its answer is read past the message");
     assert_eq!(registry.held_bytes(), 0);
+}
+
+/// Twenty messages of a client that answers the Close of a drain at once: what its upstream gets, and the end.
+async fn drained(rates: RouteRates, patience: u64) -> (Vec<String>, End) {
+    let registry = Arc::<Registry>::default();
+    let relay = Relay::of_client(&route(rules(), rates), 1, &registry);
+    relay.client.send(&numbered(20).1);
+    relay.client.send(&masked(CLOSE, &close_payload(1012, "")));
+    sleep(millis(10)).await;
+    registry.end_all(Order { patience: seconds(patience), ..Cause::Drain.into() });
+    let upstream = relay.upstream.clone();
+    let end = relay.end().await;
+    let mut frames = upstream.frames();
+    assert_eq!(frames.pop().map(|close| close.opcode), Some(CLOSE), "the upstream is told");
+    let text = |payload: Vec<u8>| String::from_utf8(payload).expect("text");
+    (frames.into_iter().map(|frame| text(frame.payload)).collect(), end)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_pass_what_waits_for_its_turn_for_as_long_as_its_grace() {
+    let all = numbered(20).0;
+    let (got, end) = drained(messages_of_session(2, seconds(1)), 30).await;
+    assert_eq!((got, end.detail, end.client.received), (all.clone(), Detail::None, Some(1012)));
+    within(end.duration, seconds(9), seconds(17));
+    let (got, end) = drained(messages_of_session(2, seconds(1)), 7).await;
+    assert_eq!((&got[..], end.detail), (&all[..got.len()], Detail::Undelivered));
+    assert!((15..=16).contains(&got.len()), "{} have come", got.len());
+    assert_eq!(end.from_client.messages, got.len() as u64, "the record counts what passed");
+    let (got, end) = drained(messages_of_session(2, seconds(3600)), 60).await;
+    assert_eq!((&got[..], end.detail), (&all[..2], Detail::Undelivered));
+    within(end.duration, seconds(5), seconds(13));
 }
 
 // ---- Bytes ----
@@ -434,6 +468,22 @@ fn a_thousand_messages_of_a_client_pass_an_echo_in_their_time() {
     });
     // Slow machines have their time; earlier than the rate allows it can never be.
     within(began.elapsed(), millis(8500), seconds(20));
+}
+
+#[test]
+fn a_client_that_vanishes_while_its_messages_wait_frees_its_place() {
+    let (upstream, connections) = scripted();
+    let route = "heartbeat = { interval = \"200ms\", timeout = \"20s\" }\n\
+                 limits = { messages_per_session = \"2/h\", sessions_per_client = 1 }";
+    let gateway = Gateway::start(&config(upstream, route, ""));
+    let mut client = Peer::open(gateway.address(), "/");
+    let (mut server, _) = connections.recv_timeout(PATIENCE).expect("a connection");
+    client.write(&numbered(5).1);
+    assert_eq!([server.frame().payload, server.frame().payload], [b"message 0", b"message 1"]);
+    client.reset();
+    let record = gateway.end_record();
+    assert!(record.contains("cause=\"client_lost\"") && record.contains("messages_from_client=2 "), "{record}");
+    Peer::open(gateway.address(), "/");
 }
 
 // ---- Other terms ----

@@ -14,7 +14,7 @@ use tidegate::config::model::{
 };
 use tidegate::limits::terms::{Account, Standing, Terms};
 use tidegate::policy::client::ClientKey;
-use tidegate::relay::end::{Detail, Side};
+use tidegate::relay::end::{Detail, Side, Traffic};
 use tidegate::relay::registry::{Flow, Order, Registry, Selector, Texts, Total};
 use tidegate::relay::session::Opened;
 use tidegate::relay::{Cause, End, Session};
@@ -561,6 +561,19 @@ async fn a_frame_that_never_ends_ends_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_frame_that_stops_is_given_no_more_than_its_time() {
+    for heartbeat in [None, rules().heartbeat] {
+        let relay = Relay::start(RelayRules { frame_timeout: seconds(10), heartbeat, ..rules() });
+        sleep(seconds(3)).await;
+        relay.client.send(&masked(TEXT, b"hello")[..1]);
+        sleep(Duration::from_millis(9_950)).await;
+        assert_eq!(told(&relay.upstream), []);
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(told(&relay.upstream), [close(1001, "client left")]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_frame_that_moves_on_is_let_through() {
     let relay = Relay::start(RelayRules { frame_timeout: seconds(10), ..rules() });
     let mut start = header(0x82, false, 1 << 40);
@@ -886,6 +899,62 @@ async fn the_first_cause_wins() {
     assert_eq!((end.cause, end.side, end.detail), (Cause::Drain, Side::Gateway, Detail::None));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_comes_behind_our_close_is_not_counted() {
+    let relay = Relay::start(rules());
+    relay.client.send(&masked(TEXT, b"in time"));
+    calm().await;
+    relay.registry.end_all(Cause::Idle);
+    calm().await;
+    relay.client.send(&concat([&masked(TEXT, b"late")[..], &fragment(TEXT, false, true, b"half")]));
+    relay.upstream.send(&concat([&unmasked(BINARY, b"late")[..], &unmasked(CLOSE, &close_payload(1001, ""))]));
+    calm().await;
+    relay.client.send(&concat([&fragment(CONTINUATION, true, true, b"half")[..], &masked(CLOSE, b"")]));
+    assert_eq!(told(&relay.upstream), [(TEXT, b"in time".to_vec()), close(1001, GONE)]);
+    let registry = relay.registry.clone();
+    let end = relay.hang_up().await;
+    assert_eq!(end.from_client, Traffic { messages: 1, bytes: 7 });
+    assert_eq!(end.from_upstream, Traffic::default());
+    let flow = registry.traffic()[0].1.flow;
+    assert_eq!((flow.from_client, flow.from_upstream), (end.from_client, end.from_upstream), "metrics tell the same");
+    assert_eq!((flow.texts.from_client, flow.texts.from_upstream), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_for_a_side_that_is_gone_is_not_counted() {
+    for (gives, takes) in
+        [(Some(Give::Fail(ErrorKind::ConnectionReset)), None), (None, Some(Take::Fail(ErrorKind::BrokenPipe)))]
+    {
+        let relay = Relay::start(rules());
+        relay.upstream.send(&unmasked(TEXT, b"in time"));
+        calm().await;
+        relay.client.give(gives);
+        if let Some(takes) = takes {
+            relay.client.takes(takes);
+        }
+        relay.client.give([Give::Bytes(masked(PING, b"its pong fails"))]);
+        calm().await;
+        for _ in 0..3 {
+            relay.upstream.send(&unmasked(TEXT, b"nobody is there"));
+            calm().await;
+        }
+        sleep(seconds(1)).await;
+        relay.upstream.send(&unmasked(CLOSE, &close_payload(1001, "")));
+        let end = relay.end().await;
+        assert_eq!((end.cause, end.upstream.received), (Cause::ClientLost, Some(1001)));
+        assert_eq!(end.from_upstream, Traffic { messages: 1, bytes: 7 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_text_of_which_nothing_passed_is_not_counted() {
+    let relay = Relay::start(RelayRules { strict: true, ..rules() });
+    relay.client.send(&concat([&masked(TEXT, b"good")[..], &masked(TEXT, b"\xff")]));
+    calm().await;
+    let end = relay.hang_up().await;
+    assert_eq!((end.cause, end.from_client), (Cause::InvalidPayload, Traffic { messages: 1, bytes: 4 }));
+}
+
 // ---- A drain that waits for messages ----
 
 const GOODBYE: &str = "retry-after=8s";
@@ -1005,6 +1074,48 @@ async fn an_upstream_is_told_without_the_answer_of_a_client_that_gives_none() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upstream_that_reads_slowly_still_gets_what_the_client_sent_before_it_knew() {
+    for (takes, delivered, detail) in [(100_000, 20, Detail::None), (0, 0, Detail::Undelivered)] {
+        let relay = Relay::start(RelayRules { slow_timeout: Some(seconds(20)), ..rules() });
+        relay.upstream.takes(Take::Bytes(0));
+        let message = masked(BINARY, &[7; 60_000]);
+        (0..20).for_each(|_| relay.client.send(&message));
+        calm().await;
+        relay.registry.end_all(Order { patience: seconds(300), ..patient() });
+        relay.client.send(&masked(CLOSE, &close_payload(1012, "")));
+        let (mut written, upstream) = (Vec::new(), relay.upstream.clone());
+        // Each pause is longer than `close_timeout`.
+        for _ in 0..15 {
+            sleep(seconds(8)).await;
+            upstream.takes(Take::Bytes(takes));
+            calm().await;
+            written.extend(upstream.written());
+        }
+        let end = relay.end().await;
+        assert!(written.len() >= delivered * message.len(), "{} bytes", written.len());
+        assert_eq!((end.cause, end.detail), (Cause::Drain, detail));
+        assert!(takes > 0 || end.duration < seconds(33), "one that takes nothing is slow: {:?}", end.duration);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_no_close_is_waited_for_while_it_sends() {
+    let relay = Relay::start(rules());
+    relay.registry.end_all(patient());
+    for number in 0..12 {
+        sleep(seconds(1)).await;
+        assert!(told(&relay.upstream).iter().all(|(opcode, _)| *opcode != CLOSE), "after {number} s");
+        relay.client.send(&masked(TEXT, b"on its way"));
+    }
+    sleep(seconds(4)).await;
+    assert_eq!(told(&relay.upstream).len(), 1);
+    sleep(seconds(2)).await;
+    assert_eq!(told(&relay.upstream), [close(1001, GONE)]);
+    let end = relay.end().await;
+    assert_eq!((end.from_client.messages, end.detail), (12, Detail::None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upstream_that_closes_before_it_is_told_gets_an_answer() {
     let relay = Relay::start(rules());
     relay.registry.end_all(patient());
@@ -1031,6 +1142,63 @@ async fn a_peer_that_closes_while_messages_are_waited_for_is_the_cause() {
     assert_eq!(told(&relay.upstream), [close(4001, "bye")]);
     relay.upstream.send(&unmasked(CLOSE, &close_payload(4001, "bye")));
     assert_eq!(relay.hang_up().await.cause, Cause::ClientClosed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_urgent_order_behind_a_patient_one_ends_a_message_at_once() {
+    for (cause, code) in [(Cause::AccessRevoked, 1008_u16), (Cause::UpstreamLost, 1011)] {
+        let relay = Relay::start(rules());
+        relay.client.send(&fragment(BINARY, false, true, b"one"));
+        calm().await;
+        relay.registry.end_all(patient());
+        calm().await;
+        relay.registry.end_all(cause);
+        calm().await;
+        relay.client.send(&fragment(CONTINUATION, false, true, b"two"));
+        calm().await;
+        assert_eq!(told(&relay.client)[0].1[..2], code.to_be_bytes(), "{cause:?}");
+        assert_eq!(told(&relay.upstream), [(BINARY, b"one".to_vec()), close(1001, GONE)], "{cause:?}");
+        let end = relay.end().await;
+        assert_eq!((end.cause, end.side), (cause, Side::Gateway));
+        assert!(end.duration < seconds(8), "{:?}", end.duration);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_urgent_order_behind_the_close_lets_nothing_more_pass() {
+    let relay = Relay::start(rules());
+    relay.registry.end_all(patient());
+    calm().await;
+    relay.client.send(&masked(TEXT, b"before"));
+    calm().await;
+    relay.registry.end_all(Cause::AccessRevoked);
+    calm().await;
+    relay.client.send(&masked(TEXT, b"behind"));
+    calm().await;
+    assert_eq!(told(&relay.client), [close(1012, GOODBYE)]);
+    assert_eq!(told(&relay.upstream), [(TEXT, b"before".to_vec()), close(1001, GONE)]);
+    let end = relay.hang_up().await;
+    assert_eq!((end.cause, end.client.sent), (Cause::Drain, Some(1012)), "what it was told stays the cause");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_less_patient_of_two_orders_counts() {
+    let order = |cause: Cause, patience| Order { patience: seconds(patience), ..cause.into() };
+    let [sooner, later] = [5, 20].map(|patience| order(Cause::RouteRemoved, patience));
+    for (second, cause, lasts) in [(sooner, Cause::RouteRemoved, 11), (later, Cause::Drain, 20)] {
+        let relay = Relay::start(rules());
+        relay.client.send(&fragment(BINARY, false, true, b"one"));
+        calm().await;
+        relay.registry.end_all(patient());
+        sleep(seconds(6)).await;
+        relay.registry.end_all(second);
+        let client = relay.client.clone();
+        sleep(seconds(lasts - 7)).await;
+        assert_eq!(told(&client), []);
+        sleep(seconds(2)).await;
+        assert_eq!(told(&client).len(), 1);
+        assert_eq!(relay.end().await.cause, cause);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -45,6 +45,7 @@ const HELD_MAX: usize = 512 * 1024;
 const SENT_MAX: usize = 150_000;
 const STEPS_MAX: usize = 80;
 const CLOSE_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+const PATIENCE_MAX: Duration = Duration::from_secs(15);
 /// Clients that a rate is counted for; there is one.
 const CLIENTS_MAX: usize = 10;
 
@@ -349,8 +350,8 @@ async fn step(
             let cause = causes[usize::from(cause % 4)];
             gateway.registry.end_all(Order {
                 cause,
-                retry_after: wait / 16,
-                patience: Duration::from_secs(u64::from(wait % 16)),
+                retry_after: u16::from(wait / 16),
+                patience: PATIENCE_MAX.min(Duration::from_secs(u64::from(wait % 16))),
                 cut: false,
             });
             gateway.ordered = true;
@@ -379,8 +380,9 @@ fn data(written: &[u8]) -> Vec<u8> {
 
 /// The cause is one that there was.
 fn ended(setting: &Setting, end: &End, [client, upstream]: &[Reading; 2], gateway: &Gateway) {
-    // At the most: a second for a verdict, close_timeout, two seconds to linger; timers fire up to a millisecond late.
-    let most = MAX_AGE + Duration::from_millis(3_100) + CLOSE_TIMEOUT_MAX * 2;
+    // At the most: a second for a verdict, an order's patience, close_timeout, two seconds to linger; timers fire up to a
+    // millisecond late.
+    let most = MAX_AGE + Duration::from_millis(3_100) + PATIENCE_MAX + CLOSE_TIMEOUT_MAX * 2;
     assert!(end.duration <= most, "{:?}", end.duration);
     let closed = |reading: &Reading| reading.controls.last().is_some_and(|(opcode, _)| *opcode == Opcode::Close);
     let of_side = if end.side == Side::Upstream { upstream } else { client };

@@ -401,7 +401,8 @@ pub(super) static ROUTE: Table = Table {
             "frame_timeout",
             DURATION,
             Default("\"60s\""),
-            "A frame that has begun must move on by 64 KiB, or end, within it.",
+            "A frame that has begun must move on by 64 KiB, or end, within it. One that stops has this time from its last byte; \
+             one that dribbles is found within twice this time.",
         ),
         key(
             "slow_timeout",

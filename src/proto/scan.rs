@@ -330,6 +330,15 @@ impl Scanner {
         step
     }
 
+    /// Walks `input` to the next event, where nothing may pass any more: none of it is counted. Whether there was data in it.
+    pub fn skip(&mut self, input: &[u8]) -> (Step, bool) {
+        let before = (self.messages, self.texts, self.bytes);
+        let step = self.scan(input, Until::Event);
+        let data = before != (self.messages, self.texts, self.bytes);
+        (self.messages, self.texts, self.bytes) = before;
+        (step, data)
+    }
+
     /// Whether what has passed so far ends between two frames: a control frame may be written here.
     pub fn at_boundary(&self) -> bool {
         !matches!(self.open, Open::Payload(_) | Open::Refused { inside: true })
@@ -346,7 +355,7 @@ impl Scanner {
         self.message.is_some()
     }
 
-    /// Data messages begun: counted when the header of the first frame is complete and allowed.
+    /// Data messages begun: counted when the header of the first frame is complete, and passes.
     pub fn messages(&self) -> u64 {
         self.messages
     }
@@ -485,7 +494,13 @@ impl Scanner {
             return Ok(header.payload_len as usize);
         }
         let payload = Payload { remaining: header.payload_len, fin: header.fin, text, key: header.mask };
-        self.payload(payload, rest)
+        let taken = self.payload(payload, rest);
+        if taken.is_err() && header.opcode != Opcode::Continuation {
+            // Nothing of it passes, so that it never began.
+            self.messages -= 1;
+            self.texts -= u64::from(header.opcode == Opcode::Text);
+        }
+        taken
     }
 
     /// A control frame whose payload begins at `step.taken`.

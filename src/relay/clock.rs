@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::end::Detail;
 use crate::config::model::Heartbeat;
 
-/// A frame that was begun has to move on by this much within `frame_timeout`, or to end.
+/// A frame that was begun has to move on by this much within `frame_timeout`, or to end. How far it is, is looked at when
+/// the timer fires: of one that stops, the time begins with its last byte; one that dribbles may take it twice.
 pub const FRAME_PROGRESS: u64 = 64 * 1024;
 
 /// What the clock remembers of one side.
@@ -20,14 +21,16 @@ pub struct Watch {
     seen: Instant,
     /// When the ping that it has not answered yet was written.
     pinged: Option<Instant>,
-    /// The frame that it is in the middle of, and how far it was.
     mark: Option<Mark>,
 }
 
+/// What is measured from a moment on.
 #[derive(Debug)]
-struct Mark {
-    frame: Progress,
-    at: Instant,
+enum Mark {
+    /// It was in the middle of this frame, and so far.
+    Frame(Progress, Instant),
+    /// It is not read. Since when, or when it was last pinged.
+    Unread(Instant),
 }
 
 /// Which frame a side is in the middle of, and how many payload bytes it has sent in all.
@@ -98,6 +101,11 @@ impl Watch {
         // ever: a client that reads nothing, and the echo behind it.
         if facts.held_back && !facts.refuses {
             self.seen = now;
+            let Some(heartbeat) = heartbeat else {
+                self.mark = None;
+                return (Verdict::Fine, now + frame_timeout);
+            };
+            return self.unread(now, heartbeat);
         }
         let (hung, frame_due) = self.frame(now, facts, frame_timeout);
         if hung {
@@ -121,19 +129,33 @@ impl Watch {
         if now >= lost_at { (Verdict::Dead(Detail::HeartbeatLost), now) } else { (Verdict::Fine, lost_at) }
     }
 
+    /// No answer is read of it. But a ping that cannot be written tells that it is gone, and nothing else does.
+    fn unread(&mut self, now: Instant, heartbeat: Heartbeat) -> (Verdict, Instant) {
+        self.pinged = None;
+        let since = match self.mark {
+            Some(Mark::Unread(since)) => since,
+            _ => now,
+        };
+        let is_due = now >= since + heartbeat.interval;
+        let since = if is_due { now } else { since };
+        self.mark = Some(Mark::Unread(since));
+        (if is_due { Verdict::Ping } else { Verdict::Fine }, since + heartbeat.interval)
+    }
+
     /// Bytes of a frame that never ends are no sign of life for ever.
     fn frame(&mut self, now: Instant, facts: Facts, timeout: Duration) -> (bool, Instant) {
         let Some(frame) = facts.frame.filter(|_| !facts.held_back) else {
             self.mark = None;
             return (false, now + timeout);
         };
-        match &self.mark {
-            Some(mark) if mark.frame.frame == frame.frame && frame.bytes < mark.frame.bytes + FRAME_PROGRESS => {
-                (now >= mark.at + timeout, mark.at + timeout)
+        match self.mark {
+            Some(Mark::Frame(mark, at)) if mark.frame == frame.frame && frame.bytes < mark.bytes + FRAME_PROGRESS => {
+                (now >= at + timeout, at + timeout)
             }
             _ => {
-                self.mark = Some(Mark { frame, at: now });
-                (false, now + timeout)
+                // Nothing came since it was last seen, so that this far it has been since then.
+                self.mark = Some(Mark::Frame(frame, self.seen));
+                (false, self.seen + timeout)
             }
         }
     }
@@ -198,6 +220,26 @@ mod tests {
     }
 
     #[test]
+    fn a_side_that_is_not_read_is_pinged_and_not_asked_for_an_answer() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        let held = Facts { held_back: true, ..CALM };
+        let mut check = |at| watch.check(seconds(start, at), held, BEAT, FRAME);
+        assert_eq!(check(10), (Verdict::Fine, seconds(start, 35)));
+        assert_eq!(check(34), (Verdict::Fine, seconds(start, 35)));
+        for at in [35, 60, 85] {
+            assert_eq!(check(at), (Verdict::Ping, seconds(start, at + 25)));
+            assert_eq!(check(at + 1), (Verdict::Fine, seconds(start, at + 25)), "one is enough");
+        }
+        assert_eq!(watch.check(seconds(start, 90), CALM, BEAT, FRAME), (Verdict::Fine, seconds(start, 111)));
+    }
+
+    #[test]
+    fn the_clock_of_an_idle_session_is_small() {
+        assert!(size_of::<Watch>() <= 64, "{}", size_of::<Watch>());
+    }
+
+    #[test]
     fn a_side_that_takes_nothing_and_says_nothing_is_dead() {
         let start = Instant::now();
         let mut watch = Watch::new(start);
@@ -209,13 +251,29 @@ mod tests {
     #[test]
     fn a_frame_that_hangs_is_dead_and_one_that_moves_is_not() {
         let start = Instant::now();
-        let at = |frame, bytes| Facts { frame: Some(Progress { frame, bytes }), ..CALM };
         let mut watch = Watch::new(start);
-        assert_eq!(watch.check(start, at(1, 0), None, FRAME), (Verdict::Fine, seconds(start, 60)));
-        assert_eq!(watch.check(seconds(start, 60), at(1, FRAME_PROGRESS), None, FRAME).0, Verdict::Fine);
-        assert_eq!(watch.check(seconds(start, 119), at(1, FRAME_PROGRESS + 1), None, FRAME).0, Verdict::Fine);
-        let hung = watch.check(seconds(start, 120), at(1, 2 * FRAME_PROGRESS - 1), None, FRAME).0;
+        let mut check = |seen, at, frame, bytes| {
+            watch.saw(seconds(start, seen));
+            let facts = Facts { frame: Some(Progress { frame, bytes }), ..CALM };
+            watch.check(seconds(start, at), facts, None, FRAME)
+        };
+        assert_eq!(check(0, 0, 1, 0), (Verdict::Fine, seconds(start, 60)));
+        assert_eq!(check(60, 60, 1, FRAME_PROGRESS).0, Verdict::Fine);
+        assert_eq!(check(119, 119, 1, FRAME_PROGRESS + 1).0, Verdict::Fine);
+        let hung = check(120, 120, 1, 2 * FRAME_PROGRESS - 1).0;
         assert_eq!(hung, Verdict::Dead(Detail::FrameTimeout));
-        assert_eq!(watch.check(seconds(start, 120), at(2, 2 * FRAME_PROGRESS - 1), None, FRAME).0, Verdict::Fine);
+        assert_eq!(check(120, 120, 2, 2 * FRAME_PROGRESS - 1).0, Verdict::Fine);
+        // It stopped long before anybody looked.
+        assert_eq!(check(130, 170, 3, 0), (Verdict::Fine, seconds(start, 190)));
+        assert_eq!(check(130, 190, 3, 0).0, Verdict::Dead(Detail::FrameTimeout));
+        // While it is not read its time does not run, whether it is pinged or not.
+        for heartbeat in [None, BEAT] {
+            let mut check = |at, held_back| {
+                let facts = Facts { held_back, frame: Some(Progress { frame: 4, bytes: 0 }), ..CALM };
+                watch.saw(seconds(start, at));
+                watch.check(seconds(start, at), facts, heartbeat, FRAME).0
+            };
+            assert_eq!([check(200, false), check(210, true), check(300, false)], [Verdict::Fine; 3]);
+        }
     }
 }

@@ -172,6 +172,8 @@ pub enum Detail {
     HeldBytes,
     /// It was not over when the time for a drain was.
     Cut,
+    /// The client was asked to leave, and what it sent did not all reach the upstream in time.
+    Undelivered,
 }
 
 impl Detail {
@@ -202,6 +204,7 @@ impl fmt::Display for Detail {
             Detail::Exceeded(Excess::Bytes) => f.write_str("more bytes than allowed"),
             Detail::Exceeded(Excess::Control) => f.write_str("more pings and pongs than allowed"),
             Detail::Cut => f.write_str("cut: `drain.grace` was over"),
+            Detail::Undelivered => f.write_str("not all that the client sent was delivered"),
             Detail::HeldBytes => f.write_str("the gateway held too many bytes, and longest for this session"),
         }
     }

@@ -16,7 +16,7 @@ use crate::config::model::OnExcess;
 use crate::limits::throttle::Throttle;
 use crate::proto::close::Code;
 use crate::proto::frame::{Control, Opcode};
-use crate::proto::scan::Scanner;
+use crate::proto::scan::{Scanner, Step};
 
 /// A Close without a code, in records (RFC 6455 section 7.1.5).
 pub const NO_CODE: Code = 1005;
@@ -42,6 +42,8 @@ pub struct Leg<S> {
     pub scanner: Scanner,
     pub toll: Toll,
     pub sends: Sends,
+    /// Messages of it, or parts of one, did not pass on.
+    pub dropped: bool,
     /// It ended its stream, or the stream broke.
     pub ended: bool,
     /// Nothing can be written to it any more.
@@ -77,6 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
             scanner,
             toll,
             sends: Sends::Relayed,
+            dropped: false,
             ended: false,
             deaf: false,
             shut: false,
@@ -150,6 +153,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
             Ok(false) => {}
         }
         false
+    }
+
+    /// Scans what does not pass on.
+    pub fn skip(&mut self, input: &[u8]) -> Step {
+        let (step, data) = self.scanner.skip(input);
+        self.dropped |= data;
+        step
     }
 
     /// Pays for the message that begins, which may pass then.
@@ -309,13 +319,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     /// Appends our frames that are due to `output`. The caller makes sure that this is between two frames.
     ///
     /// `pong` is false while the pong has to wait for a sign of life from the other side.
-    pub fn take_due(&mut self, output: &mut Vec<u8>, pong: bool, ping: &[u8], now: Instant) {
+    pub fn take_due(&mut self, output: &mut Vec<u8>, pong: bool, ping: &[u8]) {
         if pong && let Some(frame) = self.pong.take() {
             output.extend_from_slice(frame.encode(self.mask()).as_ref());
         }
         if std::mem::take(&mut self.ping_due) {
             output.extend_from_slice(Control::new(Opcode::Ping, ping).encode(self.mask()).as_ref());
-            self.watch.pinged(now);
         }
         if let Some(frame) = self.close_due.take() {
             output.extend_from_slice(frame.encode(self.mask()).as_ref());

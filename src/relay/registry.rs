@@ -8,7 +8,7 @@ mod select;
 mod ways;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
@@ -38,7 +38,7 @@ pub struct Registry {
     next_relief: AtomicU64,
     next: AtomicU64,
     /// What those who come from now on are told at once: an [`Order`], packed. 0: nothing.
-    closing: AtomicU32,
+    closing: AtomicU64,
     shards: [Mutex<Shard>; SHARDS],
     /// Those that the configuration names, and those that sessions still go.
     ways: RwLock<Ways>,
@@ -85,7 +85,7 @@ impl Registry {
             held: Held::new(held_bytes),
             next_relief: AtomicU64::new(0),
             next: AtomicU64::new(0),
-            closing: AtomicU32::new(0),
+            closing: AtomicU64::new(0),
             shards: Default::default(),
             ways: RwLock::default(),
             metrics: Arc::default(),
@@ -176,21 +176,22 @@ impl Registry {
         let living = Arc::new(Living::new(id, about, Instant::now()));
         self.shard(id).living.insert(id, living.clone());
         // Read after the insert: whoever orders all to end either finds this entry or is seen here.
-        match self.closing.load(Ordering::SeqCst) {
-            0 => living.give_if_revoked(),
-            order => _ = living.give(order),
+        let closing = self.closing.load(Ordering::SeqCst);
+        if closing != 0 {
+            living.give(closing);
         }
+        living.give_if_revoked();
         Entry { living, registry: self.clone(), share: self.held.share() }
     }
 
-    /// Orders every session to end, those too that are just beginning. The first order counts.
+    /// Orders every session to end, those too that are just beginning; see [`Living::end`].
     pub fn end_all(&self, order: impl Into<Order>) {
         let order = order.into().pack();
         self.closing.store(order, Ordering::SeqCst);
         self.each().for_each(|living| _ = living.give(order));
     }
 
-    /// Orders the sessions that `selector` selects to end, and says how many have had no such order yet.
+    /// Orders the sessions that `selector` selects to end, and says for how many this order counts.
     pub fn end_where(&self, selector: &Selector, order: impl Into<Order>) -> usize {
         let order = order.into();
         self.find(selector).iter().filter(|living| living.end(order)).count()

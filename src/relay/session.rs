@@ -94,6 +94,8 @@ struct Ending {
     /// without us (Autobahn 3.2 to 3.4, 4.1.3, 5.15). To an upstream whose client was asked to leave: whatever the client
     /// sent before it knew goes first.
     withheld: Option<(Side, Box<Control>)>,
+    /// Of an end that was ordered with patience: for so long what the client sent before it knew may pass, while it moves.
+    until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -314,15 +316,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         None
     }
 
-    /// Heeds what somebody else ordered. A patient order lets the messages pass that are on their way.
+    /// Heeds what somebody else ordered; after it, with each poll. A patient order lets the messages pass that are on their
+    /// way, and a less patient one may follow it.
     fn obey(&mut self, order: Order, now: Instant) {
-        if self.ending.is_some() || self.leaving.is_some() {
+        if self.ending.is_some() {
+            if order.patience.is_zero() {
+                self.pass_no_more(now);
+            }
             return;
         }
         if order.patience.is_zero() {
+            self.leaving = None;
             return self.leave(order, now);
         }
         let until = now + order.patience;
+        if let Some(leaving) = &mut self.leaving {
+            if leaving.order != order {
+                leaving.order = order;
+                leaving.until = leaving.until.min(until);
+                self.rearm(until);
+            }
+            return;
+        }
         let upload = (!self.client.is_between_messages()).then(|| self.client.scanner.messages());
         self.leaving = Some(Box::new(Leaving { order, until, upload }));
         self.rearm(until);
@@ -344,9 +359,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let Some(leaving) = self.leaving.take() else { return false };
         self.leave(leaving.order, now);
         if let Some(ending) = &mut self.ending {
+            ending.until = Some(leaving.until);
             ending.withheld = self.upstream.close_due.take().map(|close| (Side::Upstream, close));
         }
         true
+    }
+
+    /// It was asked to leave, and is to end at once now: what it sends passes no more.
+    fn pass_no_more(&mut self, now: Instant) {
+        let is_patient = |ending: &&mut Box<Ending>| ending.until.is_some_and(|until| now < until);
+        if let Some(ending) = self.ending.as_mut().filter(is_patient) {
+            ending.until = Some(now);
+            self.pronounce(now, true);
+        }
     }
 
     /// Begins the end that was ordered.
@@ -436,10 +461,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.entry.hold(self.client.holds() + self.upstream.holds(), now);
     }
 
-    /// Writing to a side failed. A Close of its own may still lie in our receive buffer and tell more than the error does:
-    /// it gets a moment to be read.
+    /// Writing to a side failed: what the other one sends passes nowhere. A Close of its own may still lie in our receive
+    /// buffer and tell more than the error does: it gets a moment to be read.
     fn heed_deaf(&mut self, now: Instant) {
-        if self.ending.is_none() && !self.doomed && (self.client.deaf || self.upstream.deaf) {
+        if !self.client.deaf && !self.upstream.deaf {
+            return;
+        }
+        for side in [Side::Client, Side::Upstream] {
+            let (from, to) = self.from(side);
+            if to.deaf && from.sends == Sends::Relayed {
+                from.sends = Sends::Awaited;
+            }
+        }
+        if self.ending.is_none() && !self.doomed {
             self.doomed = true;
             self.rearm(now + DEAF_GRACE);
         }
@@ -501,7 +535,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let withheld = self.from(side).0.close_due.take_if(|_| guilty).map(|close| (side, close));
         let wait = if withheld.is_some() { VERDICT_WAIT } else { self.rules().close_timeout };
         let deadline = now + wait.min(self.rules().close_timeout);
-        let ending = Ending { cause, side, detail, phase: Phase::Closing, deadline, withheld };
+        let ending = Ending { cause, side, detail, phase: Phase::Closing, deadline, withheld, until: None };
         self.ending = Some(Box::new(ending));
         self.rearm(deadline);
     }
@@ -528,6 +562,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.from(side).0.close_due = Some(close);
         }
         true
+    }
+
+    /// Whether what the client sent before it knew still moves on: it may hold up an end that was ordered with patience, each
+    /// time for `close_timeout`.
+    fn is_moving(&mut self, now: Instant) -> bool {
+        let close_timeout = self.rules().close_timeout;
+        // What an upstream refuses moves until that counts as slow. It may be long: what its kernel took is not seen here.
+        let is_slow = |since| self.lost_patience(since).is_some_and(|due| now >= due);
+        let moved = match self.client.toll.until() {
+            _ if self.upstream.refused.is_some_and(|since| !is_slow(since)) => now,
+            // What waits for its turn moves when that comes.
+            Some(turn) => turn.max(self.last_data),
+            None => self.last_data,
+        };
+        let Some(ending) = self.ending.as_mut().filter(|ending| ending.phase == Phase::Closing) else { return false };
+        let Some(until) = ending.until.filter(|until| moved < *until) else { return false };
+        let deadline = until.min(moved + close_timeout);
+        let moves = deadline > now;
+        if moves {
+            ending.deadline = deadline;
+        }
+        moves
     }
 
     /// Takes the end forward: answers for those who cannot, shuts what has nothing left to say. True when that changed
@@ -577,13 +633,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Some(_) => now,
         };
         let linger = now + LINGER.min(self.rules().close_timeout);
-        if self.ending.as_ref().is_some_and(|ending| now >= ending.deadline) {
+        if self.ending.as_ref().is_some_and(|ending| now >= ending.deadline) && !self.is_moving(now) {
             self.pronounce(now, true);
         }
         let Some(ending) = &mut self.ending else { return next };
         if now >= ending.deadline && ending.phase == Phase::Closing {
             ending.phase = Phase::Forced;
             ending.deadline = linger;
+            self.client.dropped |= self.upstream.refuses() || !self.client.is_between_messages();
             self.client.sends = Sends::Ignored;
             self.upstream.sends = Sends::Ignored;
         }
@@ -650,7 +707,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let ending = self.ending.as_ref()?;
         let expired = ending.phase != Phase::Closing && now >= ending.deadline;
         let over = expired || (self.client.done() && self.upstream.done());
-        over.then(|| self.record(ending.cause, ending.side, ending.detail, now))
+        let is_lost = ending.until.is_some() && (self.client.dropped || self.upstream.refuses());
+        let detail = ending.detail.or(if is_lost { Detail::Undelivered } else { Detail::None });
+        over.then(|| self.record(ending.cause, ending.side, detail, now))
     }
 
     fn record(&self, cause: Cause, side: Side, detail: Detail, now: Instant) -> End {
@@ -755,7 +814,7 @@ fn pass_on<S: AsyncRead + AsyncWrite + Unpin>(
         let relayed = from.sends == Sends::Relayed;
         let stops = pass.parting && from.side == Side::Upstream;
         let until = if relayed && (stops || due(to, pass)) { Until::Boundary } else { Until::Event };
-        let step = from.scanner.scan(&input[at..n], until);
+        let step = if relayed { from.scanner.scan(&input[at..n], until) } else { from.skip(&input[at..n]) };
         if relayed {
             gather.copy(step.held.as_ref());
             gather.run(at..at + step.pass);
@@ -855,7 +914,11 @@ fn can_say<S: AsyncRead + AsyncWrite + Unpin>(from: &Leg<S>, to: &Leg<S>, pass: 
 /// Puts our frames for `to` into its stream. After our Close nothing of `from` passes any more.
 fn say<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Leg<S>, to: &mut Leg<S>, output: &mut Vec<u8>, pass: &Pass) {
     pass.pinged.set(pass.pinged.get() | to.ping_due);
-    to.take_due(output, may_answer(to, pass), &pass.nonce, pass.now);
+    // When a side that we do not read has answered says nothing.
+    if to.ping_due && !from.refuses() && to.toll.until().is_none() {
+        to.watch.pinged(pass.now);
+    }
+    to.take_due(output, may_answer(to, pass), &pass.nonce);
     if to.codes.sent.is_some() && from.sends == Sends::Relayed {
         from.sends = Sends::Awaited;
     }

@@ -17,7 +17,7 @@ use crate::proto::trace::Trace;
 use crate::relay::end::{Cause, Traffic};
 
 /// In a packed [`Order`], above the number of its cause.
-const CUT: u32 = 1 << 7;
+const CUT: u64 = 1 << 7;
 
 /// Recent rates are those of so long.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ pub struct Living {
     pub about: About,
     pub opened: Instant,
     /// See [`Order::pack`]; 0: none.
-    order: AtomicU32,
+    order: AtomicU64,
     pub(super) waker: AtomicWaker,
     /// It has held bytes for longest, and is to give them up.
     pub(super) make_room: AtomicBool,
@@ -112,7 +112,7 @@ pub struct PerSecond {
 pub struct Order {
     pub cause: Cause,
     /// After how many seconds the client is asked to come back; 0: it is not asked.
-    pub retry_after: u8,
+    pub retry_after: u16,
     /// How long a message that is on its way may hold up the end. Where it is not zero, the client is asked to leave
     /// before the upstream is told.
     pub patience: Duration,
@@ -141,7 +141,7 @@ impl Living {
             id,
             about,
             opened,
-            order: AtomicU32::new(0),
+            order: AtomicU64::new(0),
             waker: AtomicWaker::new(),
             make_room: AtomicBool::new(false),
             renew: AtomicBool::new(false),
@@ -154,23 +154,26 @@ impl Living {
         }
     }
 
-    /// Orders it to end. The first order counts: true when this is the one.
+    /// Orders it to end. The first order counts, unless a later one has less patience: a session that leaves in its own time
+    /// must not outlive the key that let it in. True when this is the one.
     pub fn end(&self, order: impl Into<Order>) -> bool {
         self.give(order.into().pack())
     }
 
     /// Ends it as it stands, whatever it was ordered before.
     pub(super) fn cut(&self) {
-        self.give(Order::from(Cause::Drain).pack());
-        self.order.fetch_or(CUT, Ordering::AcqRel);
+        let first = Order::from(Cause::Drain).pack();
+        let cut = |before| Some(CUT | if before == 0 { first } else { before });
+        let _ = self.order.fetch_update(Ordering::AcqRel, Ordering::Relaxed, cut);
         self.waker.wake();
     }
 
     /// 0 is no order.
-    pub(super) fn give(&self, packed: u32) -> bool {
-        let first = self.order.compare_exchange(0, packed, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    pub(super) fn give(&self, packed: u64) -> bool {
+        let replaces = |before| (before == 0 || Order::is_sooner(packed, before)).then_some(packed);
+        let counts = self.order.fetch_update(Ordering::AcqRel, Ordering::Relaxed, replaces).is_ok();
         self.waker.wake();
-        first
+        counts
     }
 
     pub(super) fn give_if_revoked(&self) {
@@ -291,17 +294,23 @@ impl From<Cause> for Order {
 
 impl Order {
     /// As one number, so that an order is seen whole. Never 0. The patience becomes tenths of a second, rounded up.
-    pub(super) fn pack(self) -> u32 {
+    pub(super) fn pack(self) -> u64 {
         let tenths = self.patience.as_millis().div_ceil(100);
-        let [high, low] = u16::try_from(tenths).unwrap_or(u16::MAX).to_be_bytes();
+        let patience = u64::from(u32::try_from(tenths).unwrap_or(u32::MAX));
         let cut = if self.cut { CUT } else { 0 };
-        u32::from_be_bytes([high, low, self.retry_after, self.cause as u8]) | cut
+        patience << 32 | u64::from(self.retry_after) << 16 | cut | self.cause as u64
     }
 
-    fn unpack(packed: u32) -> Option<Order> {
-        let [high, low, retry_after, cause] = (packed & !CUT).to_be_bytes();
+    /// Whether this one, packed, has less patience than the one before it. None has less than one that cuts.
+    fn is_sooner(packed: u64, before: u64) -> bool {
+        before & CUT == 0 && packed >> 32 < before >> 32
+    }
+
+    fn unpack(packed: u64) -> Option<Order> {
+        let [p3, p2, p1, p0, high, low, _, cause] = (packed & !CUT).to_be_bytes();
         let cause = Cause::from_number(cause)?;
-        let patience = Duration::from_millis(100 * u64::from(u16::from_be_bytes([high, low])));
+        let patience = Duration::from_millis(100 * u64::from(u32::from_be_bytes([p3, p2, p1, p0])));
+        let retry_after = u16::from_be_bytes([high, low]);
         Some(Order { cause, retry_after, patience, cut: packed & CUT != 0 })
     }
 }
@@ -314,7 +323,7 @@ mod tests {
     fn an_order_is_one_number() {
         for cut in [false, true] {
             for cause in Cause::ALL {
-                let order = Order { cause, retry_after: 200, patience: Duration::from_secs(6000), cut };
+                let order = Order { cause, retry_after: 50_000, patience: Duration::from_secs(60_000), cut };
                 assert_eq!(Order::unpack(order.pack()), Some(order));
             }
         }

@@ -40,6 +40,38 @@ fn an_order_reaches_living_sessions_and_the_first_counts() {
 }
 
 #[test]
+fn a_less_patient_order_counts_instead_of_the_first() {
+    let registry = Arc::new(Registry::default());
+    let order = |cause: Cause, patience| Order { patience: Duration::from_secs(patience), ..cause.into() };
+    let session = enter(&registry);
+    let orders = [
+        (order(Cause::Drain, 30), true),
+        (order(Cause::RouteRemoved, 30), false),
+        (order(Cause::RouteRemoved, 10), true),
+        (Cause::AccessRevoked.into(), true),
+        (Cause::UpstreamLost.into(), false),
+    ];
+    for (order, counts) in orders {
+        assert_eq!(session.living().end(order), counts, "{order:?}");
+        assert_eq!(cause(&session) == Some(order.cause), counts, "{order:?}");
+    }
+    let session = enter(&registry);
+    session.living().end(order(Cause::RouteRemoved, 30));
+    session.living().cut();
+    assert!(!session.living().end(Cause::AccessRevoked));
+    assert!(session.ordered().is_some_and(|order| order.cut && order.cause == Cause::RouteRemoved));
+}
+
+#[test]
+fn a_key_that_was_revoked_is_not_waited_for_because_of_a_drain() {
+    let registry = Arc::new(Registry::default());
+    registry.end_all(Order { patience: Duration::from_secs(30), ..Cause::Drain.into() });
+    let revoked = Arc::new(Grant::default());
+    revoked.revoke();
+    assert_eq!(cause(&let_in_by(&registry, Some(revoked))), Some(Cause::AccessRevoked));
+}
+
+#[test]
 fn who_has_held_bytes_for_longest_goes_first() {
     let registry = Arc::new(Registry::new(100));
     let begin = registry.began;
@@ -166,7 +198,8 @@ fn an_order_reaches_whom_it_is_meant_for_and_counts_them_once() {
     let order = Order { cause: Cause::Drain, retry_after: 8, patience, cut: false };
     assert_eq!(registry.sessions_of("chat").len(), 40);
     assert_eq!(registry.end_where(&chat, order), 40);
-    assert_eq!(registry.end_where(&chat, Cause::RouteRemoved), 0, "the first order counts");
+    let later = Order { cause: Cause::RouteRemoved, ..order };
+    assert_eq!(registry.end_where(&chat, later), 0, "the first order counts");
     assert!(chats.iter().all(|chat| chat.ordered() == Some(order)));
     assert!(feeds.iter().all(|feed| feed.ordered().is_none()));
 }
