@@ -219,7 +219,7 @@ fn when_none_is_well_the_answer_comes_at_once() {
     asked.store(false, Ordering::SeqCst);
     let reply = Head::new("/").ask(gateway.address());
     assert_eq!((reply.status(), reply.all("retry-after")), (503, vec!["1".to_owned()]), "{reply:?}");
-    assert!(gateway.log("reason=").contains("reason=\"no_healthy_server\""));
+    gateway.log("reason=\"no_healthy_server\"");
     assert!(!asked.load(Ordering::SeqCst), "nothing is dialled");
     well.store(true, Ordering::SeqCst);
     gateway.log("healthy: it answers its checks");
