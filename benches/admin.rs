@@ -121,7 +121,7 @@ fn look(admin: SocketAddr) {
     loop {
         let reply = call(admin, &format!("GET /sessions?limit=1000&after={after}"), &[], "");
         let text = std::str::from_utf8(&reply.body).expect("UTF-8");
-        let next = text.rfind("\"next\":").map(|at| &text[at + 7..]).expect("a page tells of the next");
+        let next = text.find("\"next\":").map(|at| &text[at + 7..]).expect("a page tells of the next");
         let digits = next.trim_start().split(|c: char| !c.is_ascii_digit()).next().expect("one part");
         match digits.parse() {
             Ok(next) => after = next,
