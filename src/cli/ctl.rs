@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 use tidegate::admin::client::Client;
@@ -50,21 +51,6 @@ pub struct CtlArgs {
     command: Ctl,
 }
 
-/// What `close` can be told to close: nothing is no filter.
-const CLOSED: [&str; 11] = [
-    "id",
-    "all",
-    "route",
-    "upstream",
-    "server",
-    "listener",
-    "client",
-    "api_key",
-    "older_than",
-    "messages_above",
-    "bytes_above",
-];
-
 #[derive(Debug, Subcommand)]
 enum Ctl {
     /// List the sessions that are open
@@ -78,7 +64,6 @@ enum Ctl {
         limit: Option<usize>,
     },
     /// Close sessions, at once; `drain` closes them at a pace
-    #[command(group(ArgGroup::new("what").args(CLOSED).required(true).multiple(true)))]
     Close {
         /// One session
         #[arg(conflicts_with_all = ["all", "dry_run"])]
@@ -202,6 +187,13 @@ enum Nobody {
 }
 
 pub fn run(args: &CtlArgs) -> Result<(), Failure> {
+    if let Ctl::Close { id: None, filters, all: false, .. } = &args.command
+        && filters.read().is_empty()
+    {
+        // No filter would be every session. clap knows no group of a group, and its list of them all helps nobody.
+        let wanted = "name what to close: an ID, a filter such as --route NAME, or --all\n";
+        clap::Error::raw(ErrorKind::MissingRequiredArgument, wanted).exit();
+    }
     let client = client(args)?;
     let command = command(&args.command);
     let runtime = Builder::new_current_thread().enable_all().build()?;
