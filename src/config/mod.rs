@@ -118,13 +118,16 @@ pub fn duration(text: &str) -> Option<std::time::Duration> {
 fn text(path: &Path, read: Result<Vec<u8>, BadFile>) -> Result<String, Problems> {
     let bytes = read.map_err(|error| {
         let help = match &error {
-            BadFile::Unreadable(error) if error.kind() == io::ErrorKind::NotFound => "name another file with --config",
-            BadFile::NotRegular => "name a file; a pipe serves at the start alone, as /dev/stdin or <(...) of a shell",
-            _ => "",
+            BadFile::Unreadable(error) if error.kind() == io::ErrorKind::NotFound => {
+                Some("name another file with --config")
+            }
+            BadFile::NotRegular => {
+                Some("name a file; a pipe serves at the start alone, as /dev/stdin or <(...) of a shell")
+            }
+            _ => None,
         };
-        let help = Some(help.to_owned()).filter(|help| !help.is_empty());
         let message = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-        Problems::from(Source::new(path, "").problem(Position::default(), "", message, help))
+        Problems::from(Source::new(path, "").problem(Position::default(), "", message, help.map(str::to_owned)))
     })?;
     String::from_utf8(bytes).map_err(|error| {
         let sound = error.utf8_error().valid_up_to();
