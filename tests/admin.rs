@@ -233,7 +233,7 @@ fn a_pipe_in_place_of_the_token_freezes_nothing() {
     std::fs::write(&file, TOKEN).expect("written");
     let mut gateway = Gateway::start_in(place, &configuration("token_file = \"token\"").0, EXEC);
     std::fs::remove_file(&file).expect("it was there");
-    assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo runs").success());
+    support::make_pipe(&file);
     let token = format!("Authorization: Bearer {TOKEN}");
     assert_eq!(call(gateway.admin(), "GET /status", &[&token], "").status(), 500);
     assert!(gateway.log("nobody is let in").contains("is no regular file"), "{}", gateway.output());

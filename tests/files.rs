@@ -62,8 +62,7 @@ fn site() -> PathBuf {
     }
     let absolute = root.join("secret.txt");
     symlink(absolute, public.join("docs/out.txt")).expect("a link");
-    let status = std::process::Command::new("mkfifo").arg(public.join("pipe")).status().expect("mkfifo runs");
-    assert!(status.success());
+    support::make_pipe(&public.join("pipe"));
     root
 }
 

@@ -590,7 +590,7 @@ fn a_pipe_in_place_of_the_configuration_holds_nothing_up() {
     let mut gateway = gateway::Gateway::start_in(folder.clone(), &text, "exec \"$0\" \"$@\"");
     let mut session = Peer::open(gateway.address(), "/app?key=0123456789abcdef0123");
     fs::remove_file(folder.join("config.toml")).expect("it was there");
-    assert!(Command::new("mkfifo").arg(folder.join("config.toml")).status().expect("mkfifo runs").success());
+    support::make_pipe(&folder.join("config.toml"));
     gateway.signal("HUP");
     assert!(gateway.log("config.toml").contains("is no regular file"), "{}", gateway.output());
     fs::write(&keys, "bob: fedcba98765432100123\n").expect("written");

@@ -15,6 +15,8 @@ pub mod servers;
 pub mod tls;
 pub mod upstream;
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tidegate::config::model::Log;
@@ -25,6 +27,11 @@ use tidegate::relay::registry::{About, Registry};
 
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Makes a pipe with a name: whoever opens it waits for who writes.
+pub fn make_pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo runs").success());
+}
 
 /// Waits for a condition.
 ///
